@@ -1,0 +1,125 @@
+// Package kdc is the Key Distribution Center of RFC 4120: the AS exchange (section 3.1) and the TGS exchange (section 3.3).
+//
+// It owns what may be issued to whom, in which words a request is refused, and what an audit line says. It is pure: request
+// bytes, a kdb.Store, a kdb.Proofs, a clock and a random source in, reply bytes out. It must not know sockets, Raft, files
+// or how principals are stored. RFC.md beside this file says which sections are implemented, and where we differ.
+package kdc
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/charon-kdc/charon/kdc/kdb"
+	"github.com/charon-kdc/charon/kdc/krb5"
+	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
+)
+
+const (
+	clockSkewDefault   = 5 * time.Minute
+	clockSkewMax       = time.Hour
+	requestBytesMax    = 64 << 10
+	portKerberos       = 88
+	portKpasswd        = 464
+	lookasideTTL       = 5 * time.Second
+	lookasideItemsMax  = 1 << 15
+	lookasideBytesMax  = 32 << 20
+	amplificationFloor = 512
+)
+
+// Config is what a Server is made of.
+type Config struct {
+	// Store is the principal database. Required.
+	Store kdb.Store
+	// Proofs is the realm's shared replay cache and its attempt counters. Required.
+	Proofs kdb.Proofs
+	// Now is the clock. Required.
+	Now func() time.Time
+	// Rand gives keys, confounders and nonces; it must be safe for concurrent use. Required.
+	Rand io.Reader
+	// ClockSkew is how far a client's clock may be off, either way (RFC 4120 section 3.1.3). At most 1h; zero means 5m.
+	ClockSkew time.Duration
+	// Logger gets our own faults and panics, never a request's ordinary refusal. Nil: silence.
+	Logger *slog.Logger
+	// Observe gets one Event for each request, once, after the reply was decided. It must not block, and may keep the Event. Nil: none.
+	Observe func(*Event)
+	// AcceptIDLess accepts a TGT of a local client that carries no principal id, by name: the mark of an import whose old TGTs are
+	// still alive. The zero value refuses it (KRB_AP_ERR_MODIFIED, status PRINCIPAL_ID_MISSING).
+	AcceptIDLess bool
+}
+
+// Request is one message as a transport took it in.
+type Request struct {
+	// Data is the message without the TCP length prefix. Answer does not keep it, nor change it.
+	Data        []byte
+	Peer, Local netip.AddrPort
+	TCP         bool
+	// ReplyMax is the greatest reply in bytes; one which is over it becomes KRB_ERR_RESPONSE_TOO_BIG. 0: no bound.
+	ReplyMax int
+	// Received is when the message came in, for Event.Duration. Zero: when Answer was called.
+	Received time.Time
+}
+
+// Event is what happened to one request: the audit line and the metrics are made of it. Fields which were not learnt before
+// a refusal are zero.
+type Event struct {
+	Time time.Time
+	Type string // "AS", "TGS" or "OTHER"
+	// Status is ISSUE, or the word for the refusal: MIT's where MIT has one.
+	Status string
+	// Code is what the KRB-ERROR said; 0 with a ticket, and with no reply at all.
+	Code krb5.ErrorCode
+	// Client and Server are principals in MIT's escaped text, realm included; empty when not learnt.
+	Client, Server string
+	Peer           netip.AddrPort
+	Transport      string          // "udp" or "tcp"
+	ETypes         []kcrypto.EType // as requested, at most 32
+	SessionEType   kcrypto.EType   // of the session key issued
+	TicketEType    kcrypto.EType   // of the ticket issued
+	ReplyEType     kcrypto.EType   // of the reply's enc-part
+	PreAuth        string          // the mechanism that proved the client: "enc-ts"; empty without
+	// TicketID names the ticket issued, FromTicketID the one that was presented: 16 hex digits of a hash over the ciphertext.
+	TicketID, FromTicketID string
+	AuthTime, EndTime      time.Time
+	Flags                  krb5.TicketFlags // of the ticket issued
+	// Replay is the shared cache's verdict: "fresh", "same", "repeat", "stale", "unavailable", or "local" for a proof this node had seen itself. Empty: not asked.
+	Replay string
+	// ReplayWait is how long the reply waited for the verdict after it was ready.
+	ReplayWait time.Duration
+	Duration   time.Duration
+	// Lookaside: the reply is that of the same bytes a moment ago.
+	Lookaside bool
+	// Failures is the client's count of failed proofs as this node knows it, for an AS request that failed its proof.
+	Failures uint32
+	// Dropped: no reply was sent; Status says why.
+	Dropped bool
+}
+
+// Server answers requests. It is safe for concurrent use and shares nothing between requests but the lookaside cache.
+type Server struct {
+	cfg Config
+}
+
+// New makes a Server. It panics when a required field of c is missing, or ClockSkew is out of range: those are the caller's errors, found at start.
+func New(c Config) *Server {
+	if c.Store == nil || c.Proofs == nil || c.Now == nil || c.Rand == nil {
+		panic("kdc: Config needs Store, Proofs, Now and Rand")
+	}
+	if c.ClockSkew < 0 || c.ClockSkew > clockSkewMax {
+		panic("kdc: Config.ClockSkew is out of range")
+	}
+	if c.ClockSkew == 0 {
+		c.ClockSkew = clockSkewDefault
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Server{cfg: c}
+}
+
+// Answer gives the reply to r, DER, or nil for none: to a KRB-ERROR, to source ports 88 and 464 (CVE-2002-2443), to a request whose
+// verdict did not come before ctx ended, and to a resend of a request that is still being worked on.
+// The caller may keep the slice, and must not change it: the lookaside cache gives it out again.
+func (s *Server) Answer(ctx context.Context, r Request) []byte { return nil }
