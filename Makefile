@@ -1,0 +1,66 @@
+# Charon. `make` lists what there is to make.
+GO       ?= go
+BIN      := bin
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+HEIMDAL  ?= $(CURDIR)/$(BIN)/heimdal
+PACKAGES := krb5-user krb5-kdc krb5-admin-server openssh-server openssh-client apache2 libapache2-mod-auth-gssapi \
+            curl faketime openjdk-17-jdk-headless libkrb5-26-heimdal libgssapi3-heimdal libheimntlm0-heimdal libkadm5clnt7-heimdal libkafs0-heimdal gcc libc6-dev
+FUZZTIME ?= 30s
+export CGO_ENABLED = 0
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: build
+build: ## the two binaries, in bin/
+	@mkdir -p $(BIN)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/charon ./cmd/charon-bench
+
+.PHONY: demo
+demo: ## a realm on three nodes in a minute: tickets, a replay refused, the leader killed (KEEP=1 leaves it running)
+	@printf 'building charon ... '; mkdir -p $(BIN); s=$$(date +%s%N); \
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/charon || exit 1; e=$$(date +%s%N); \
+	awk "BEGIN { printf \"ok (%.1f s)\\n\", ($$e - $$s) / 1e9 }"
+	@$(BIN)/charon dev demo $(if $(KEEP),--keep)
+
+.PHONY: test
+test: deps check race ## all that a change must pass: installs what it needs, then check and every test with -race
+
+.PHONY: race
+race: build ## every test, with the race detector; the tests with real clients need `make deps` once
+	CGO_ENABLED=1 CHARON_BIN=$(CURDIR)/$(BIN)/charon CHARON_HEIMDAL=$(HEIMDAL) $(GO) test -race -count=1 -timeout 20m ./...
+
+.PHONY: unit
+unit: ## the tests that need nothing but Go
+	$(GO) test -count=1 $$($(GO) list ./... | grep -v /test/)
+
+.PHONY: interop
+interop: build ## only the tests with real clients and real processes
+	CHARON_BIN=$(CURDIR)/$(BIN)/charon CHARON_HEIMDAL=$(HEIMDAL) $(GO) test -count=1 -timeout 20m ./test/...
+
+.PHONY: check
+check: ## gofmt, vet, staticcheck, layout, module allow-list, no cgo, govulncheck where its data can be had
+	@./deploy/check.sh
+
+.PHONY: fuzz
+fuzz: ## every fuzz function for FUZZTIME each (default 30s)
+	@set -e; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	  echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
+
+.PHONY: bench
+bench: build ## ratios to Debian's krb5kdc on this machine, in one run; wants an idle machine
+	$(GO) run ./bench -charon $(CURDIR)/$(BIN)/charon -load $(CURDIR)/$(BIN)/charon-bench $(BENCHFLAGS)
+
+.PHONY: proto
+proto: ## regenerate the code of the .proto files (protoc of Debian's protobuf-compiler)
+	./proto/generate.sh
+
+.PHONY: deps
+deps: ## what the tests need: Debian packages (as root, through apt); Heimdal's clients are unpacked aside, they conflict with MIT's
+	@./deploy/test-packages.sh "$(HEIMDAL)" $(PACKAGES)
+
+.PHONY: clean
+clean: ## removes bin/
+	rm -rf $(BIN)
