@@ -1,0 +1,191 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Config is a node's whole configuration: one TOML file, every part of it optional. The tags are the reference: default,
+// what is allowed, and what it means; deploy/charon.toml is generated from them.
+type Config struct {
+	Dir   string      `toml:"dir" default:"/var/lib/charon" doc:"Data directory: state, logs, keys and the admin socket. One process at a time may use it."`
+	KDC   KDCConfig   `toml:"kdc" doc:"Port 88: AS and TGS exchanges, UDP and TCP."`
+	Admin AdminConfig `toml:"admin" doc:"The admin API: gRPC over TLS for client certificates, and a unix socket for root on this host."`
+	Peer  PeerConfig  `toml:"peer" doc:"Node to node: Raft, forwarding and join, mutual TLS on one port."`
+	HTTP  HTTPConfig  `toml:"http" doc:"/livez, /readyz and /metrics, in clear text. It says nothing about principals."`
+	Audit AuditConfig `toml:"audit" doc:"One JSON line for every request that the KDC answers."`
+	Log   LogConfig   `toml:"log" doc:"What the process says about itself, on standard error."`
+	Raft  RaftConfig  `toml:"raft" doc:"Replication."`
+	Drain DrainConfig `toml:"drain" doc:"What happens between SIGTERM and the end; 10 s at most in all."`
+	Ready ReadyConfig `toml:"ready" doc:"When /readyz says 503."`
+}
+
+// KDCConfig is [kdc].
+type KDCConfig struct {
+	Addresses        []string `toml:"addresses" default:"0.0.0.0:88" kind:"addresses" doc:"Addresses to serve, UDP and TCP on each. Add \"[::]:88\" for IPv6."`
+	ClockSkew        Duration `toml:"clock_skew" default:"5m" min:"1s" max:"1h" doc:"How far a client's clock may be off, either way (RFC 4120 section 3.1.3)."`
+	UDPReplyMax      int      `toml:"udp_reply_max" default:"4096" min:"512" max:"65507" unit:"bytes" doc:"A longer UDP reply becomes KRB_ERR_RESPONSE_TOO_BIG and the client comes back over TCP."`
+	TCPMax           int      `toml:"tcp_max" default:"4096" min:"1" max:"65536" unit:"connections" doc:"TCP connections at a time; beyond it the one idle for longest is closed."`
+	TCPPerAddressMax int      `toml:"tcp_per_address_max" default:"64" min:"1" max:"65536" unit:"connections" doc:"TCP connections at a time from one address."`
+	TCPIdle          Duration `toml:"tcp_idle" default:"10s" min:"1s" max:"10m" doc:"A TCP connection that sends nothing for so long is closed."`
+	TrustedPrefixes  []string `toml:"trusted_prefixes" kind:"prefixes" doc:"Balancers, NAT and proxies: prefixes that tcp_per_address_max does not count for."`
+}
+
+// AdminConfig is [admin].
+type AdminConfig struct {
+	Address string `toml:"address" default:"0.0.0.0:7749" kind:"address" doc:"Where the admin API listens over TLS."`
+	Socket  string `toml:"socket" doc:"Path of the unix socket. Empty: admin.sock in the data directory."`
+}
+
+// PeerConfig is [peer].
+type PeerConfig struct {
+	Address   string `toml:"address" default:"0.0.0.0:7750" kind:"address" doc:"Where the other nodes reach this one."`
+	Advertise string `toml:"advertise" kind:"advertise" doc:"host:port that the other nodes dial. Empty: address, which then must name a host."`
+}
+
+// HTTPConfig is [http].
+type HTTPConfig struct {
+	Address string `toml:"address" default:"0.0.0.0:7780" kind:"address" doc:"Where health and metrics are served."`
+}
+
+// AuditConfig is [audit].
+type AuditConfig struct {
+	Target string `toml:"target" default:"file" values:"file stderr none" doc:"Where audit lines go. stderr is the journal under systemd. SIGHUP opens the file again, for log rotation."`
+	File   string `toml:"file" doc:"Path of the audit file. Empty: audit.log in the data directory."`
+	Queue  int    `toml:"queue" default:"65536" min:"16" max:"16777216" unit:"lines" doc:"Lines that may wait for a slow disk. Beyond it lines are lost and counted (charon_audit_dropped_total), and requests go on."`
+}
+
+// LogConfig is [log].
+type LogConfig struct {
+	Level  string `toml:"level" default:"info" values:"debug info warn error" doc:"The least level that is written."`
+	Format string `toml:"format" default:"text" values:"text json" doc:"Shape of the lines."`
+}
+
+// RaftConfig is [raft].
+type RaftConfig struct {
+	Performance  int      `toml:"performance" default:"1" min:"1" max:"10" doc:"Multiplies heartbeat (500 ms), election (500 ms) and lease (250 ms) together. 1 for a LAN; 4 to 6 for 20 to 80 ms between nodes."`
+	PromoteAfter Duration `toml:"promote_after" default:"10s" min:"10ms" max:"1h" doc:"How long a joined node must have kept up before it may vote."`
+}
+
+// DrainConfig is [drain].
+type DrainConfig struct {
+	Notice Duration `toml:"notice" default:"3s" min:"0s" max:"5s" doc:"How long to go on serving with /readyz at 503, so that balancers look elsewhere first."`
+}
+
+// ReadyConfig is [ready].
+type ReadyConfig struct {
+	Failures  int `toml:"failures" default:"3" min:"1" max:"60" unit:"probes" doc:"So many failed probes in a row, one a second, make a node not ready."`
+	Successes int `toml:"successes" default:"2" min:"1" max:"60" unit:"probes" doc:"So many good probes in a row make it ready again."`
+	LagMax    int `toml:"lag_max" default:"1000" min:"1" max:"1000000" unit:"log entries" doc:"A node further behind the leader's log than this is not ready."`
+}
+
+// Duration is a time.Duration written as in Go: "300ms", "5m", "1h30m".
+// A struct, so that a bare number of nothing in particular is refused.
+type Duration struct{ time.Duration }
+
+// UnmarshalText is encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return errors.New(`must be a duration such as "300ms", "5m" or "1h30m"`)
+	}
+	d.Duration = v
+	return nil
+}
+
+// MarshalText is encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// String is the shortest form that UnmarshalText reads: "5m", not "5m0s".
+func (d Duration) String() string {
+	s := d.Duration.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = s[:len(s)-2]
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = s[:len(s)-2]
+	}
+	return s
+}
+
+// ConfigPaths are the files that are looked for when none is named, in order.
+var ConfigPaths = []string{"/etc/charon/charon.toml", "/var/lib/charon/charon.toml"}
+
+// FindConfig is the first of ConfigPaths that exists, or "" for none: defaults only.
+func FindConfig() string {
+	for _, p := range ConfigPaths {
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+	}
+	return ""
+}
+
+// LoadConfig reads a file strictly: an unknown key, a wrong type or a value out of range is refused with file, line and
+// what is allowed. The empty path gives the defaults.
+func LoadConfig(path string) (*Config, error) {
+	if path == "" {
+		return ParseConfig("defaults", nil)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	return ParseConfig(path, b)
+}
+
+// SocketPath is where the admin API's unix socket is.
+func (c *Config) SocketPath() string { return c.or(c.Admin.Socket, "admin.sock") }
+
+// AuditPath is the audit file.
+func (c *Config) AuditPath() string { return c.or(c.Audit.File, "audit.log") }
+
+// MasterKeyPath is the master key's file: a systemd credential named master.key if there is one, else in the data directory.
+func (c *Config) MasterKeyPath() string {
+	if d := os.Getenv("CREDENTIALS_DIRECTORY"); d != "" {
+		p := filepath.Join(d, "master.key")
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+	}
+	return filepath.Join(c.Dir, "master.key")
+}
+
+func (c *Config) or(path, inDir string) string {
+	if path != "" {
+		return path
+	}
+	return filepath.Join(c.Dir, inDir)
+}
+
+// checkKind holds a string or each of a list against what its field's kind tag says.
+func checkKind(kind, s string) error {
+	switch kind {
+	case "address", "addresses":
+		if _, err := netip.ParseAddrPort(s); err != nil {
+			return errors.New(`must be an IP address and a port, such as "0.0.0.0:88" or "[::]:88"`)
+		}
+	case "advertise":
+		if s == "" {
+			return nil
+		}
+		host, port, err := net.SplitHostPort(s)
+		if err != nil || host == "" || port == "" {
+			return errors.New("must be host:port")
+		}
+		if a, err := netip.ParseAddr(host); err == nil && a.IsUnspecified() {
+			return errors.New("must name this host, not every address")
+		}
+	case "prefixes":
+		if _, err := netip.ParsePrefix(s); err != nil {
+			return errors.New(`must be prefixes such as "10.0.0.0/8"`)
+		}
+	}
+	return nil
+}
