@@ -5,7 +5,7 @@ VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 HEIMDAL  ?= $(CURDIR)/$(BIN)/heimdal
 PACKAGES := krb5-user krb5-kdc krb5-admin-server openssh-server openssh-client apache2 libapache2-mod-auth-gssapi \
-            curl faketime openjdk-17-jdk-headless libkrb5-26-heimdal libgssapi3-heimdal libheimntlm0-heimdal libkadm5clnt7-heimdal libkafs0-heimdal gcc libc6-dev
+            curl faketime openjdk-17-jdk-headless libkrb5-26-heimdal libgssapi3-heimdal libheimntlm0-heimdal libkadm5clnt7-heimdal libkafs0-heimdal libsl0-heimdal gcc libc6-dev
 FUZZTIME ?= 30s
 export CGO_ENABLED = 0
 

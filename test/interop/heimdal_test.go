@@ -24,7 +24,7 @@ func heimdalDir(t *testing.T) string {
 
 func heimdal(t *testing.T, r *realm.Realm) {
 	bin := heimdalDir(t)
-	kinit, klist, kgetcred, kdestroy := filepath.Join(bin, "kinit.heimdal"), filepath.Join(bin, "klist.heimdal"), filepath.Join(bin, "kgetcred"), filepath.Join(bin, "kdestroy.heimdal")
+	kinit, tools, kgetcred, kdestroy := filepath.Join(bin, "kinit.heimdal"), filepath.Join(bin, "heimtools"), filepath.Join(bin, "kgetcred"), filepath.Join(bin, "kdestroy.heimdal")
 	keytab := r.Keytab(t, "HTTP/web.example.com")
 	eachNode(t, r, func(t *testing.T, s *realm.Session) {
 		secret := filepath.Join(filepath.Dir(s.Conf), "secret")
@@ -33,8 +33,8 @@ func heimdal(t *testing.T, r *realm.Realm) {
 		}
 		s.OK("", kinit, "--password-file="+secret, "alice@EXAMPLE.COM")
 		s.OK("", kgetcred, "HTTP/web.example.com@EXAMPLE.COM")
-		if out := s.OK("", klist); !strings.Contains(out, "HTTP/web.example.com@EXAMPLE.COM") {
-			t.Errorf("klist.heimdal:\n%s", out)
+		if out := s.OK("", tools, "klist"); !strings.Contains(out, "HTTP/web.example.com@EXAMPLE.COM") {
+			t.Errorf("heimtools klist:\n%s", out)
 		}
 		s.OK("", kinit, "--password-file="+secret, "--renewable", "--forwardable", "alice@EXAMPLE.COM")
 		s.OK("", kinit, "--renew")

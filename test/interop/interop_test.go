@@ -13,7 +13,7 @@ const password = "correct horse"
 func TestInterop(t *testing.T) {
 	r := realm.Start(t, 3, "--principal", "alice="+password, "--principal", "bob="+password,
 		"--service", "HTTP/localhost", "--service", "host/localhost", "--service", "HTTP/web.example.com")
-	r.Ready(t, 0, 1, 2)
+	r.Ready(t)
 	for _, c := range []struct {
 		name string
 		test func(*testing.T, *realm.Realm)

@@ -119,6 +119,9 @@ User www-data
 Group www-data
 DocumentRoot %[1]s/htdocs
 DirectoryIndex index.html
+<Directory />
+  AllowOverride None
+</Directory>
 <Location />
   AuthType GSSAPI
   AuthName "Styx"

@@ -60,14 +60,7 @@ func Binary(t testing.TB) string {
 // Start starts a realm of n nodes and stops it when the test ends. args go to `charon dev`.
 func Start(t testing.TB, n int, args ...string) *Realm {
 	t.Helper()
-	// Not t.TempDir: a socket's path has at most 107 bytes.
-	dir, err := os.MkdirTemp("", "charon-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	dir := TempDir(t)
 	r := &Realm{bin: Binary(t)}
 	cmd := exec.Command(r.bin, append([]string{"dev", "--nodes", fmt.Sprint(n), "--realm", Name, "--dir", dir, "--json", "--detach"}, args...)...)
 	var stdout, stderr bytes.Buffer
@@ -95,9 +88,25 @@ func (r *Realm) remove(t testing.TB, dir string) {
 			syscall.Kill(n.PID, syscall.SIGKILL)
 		}
 	}
-	if err := os.RemoveAll(dir); err != nil {
-		t.Error(err)
+}
+
+// TempDir is a directory that goes with the test. Other than t.TempDir's its path is short enough for a socket in it
+// (107 bytes), and daemons that give up root can read what is in it.
+func TempDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "charon-test-")
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // logs is the end of every node's log, for a failed test.
@@ -138,7 +147,7 @@ func (r *Realm) Config(t testing.TB, kdcs []string, libdefaults ...string) strin
 	}
 	fmt.Fprintf(&b, "  auth_to_local = RULE:[1:$1@$0](alice@%s)s/.*/%s/\n  auth_to_local = DEFAULT\n }\n", Name, currentUser())
 	fmt.Fprintf(&b, "[domain_realm]\n localhost = %s\n .example.com = %s\n", Name, Name)
-	path := filepath.Join(t.TempDir(), "krb5.conf")
+	path := filepath.Join(TempDir(t), "krb5.conf")
 	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +255,7 @@ func (n Node) Socket() string { return "unix://" + filepath.Join(n.Dir, "admin.s
 // Keytab writes principal's keytab to a file and returns its path.
 func (r *Realm) Keytab(t testing.TB, principal string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "keytab")
+	path := filepath.Join(TempDir(t), "keytab")
 	r.Charon(t, "keytab", "ensure", principal, "--out", path)
 	return path
 }
@@ -292,10 +301,13 @@ func (r *Realm) Leader(t testing.TB) int {
 	return leader
 }
 
-// Ready waits until every node in up answers /readyz.
-func (r *Realm) Ready(t testing.TB, up ...int) {
+// Ready waits until every node, or those in only, answers /readyz.
+func (r *Realm) Ready(t testing.TB, only ...int) {
 	t.Helper()
-	for _, i := range up {
+	for i := range r.Nodes {
+		if len(only) > 0 && !slices.Contains(only, i) {
+			continue
+		}
 		Eventually(t, 60*time.Second, r.Nodes[i].Name+" to be ready", func() bool { return httpOK("http://" + r.Nodes[i].HTTP + "/readyz") })
 	}
 }
