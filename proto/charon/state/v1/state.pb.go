@@ -85,23 +85,27 @@ const (
 	Code_CODE_REQUEST_ID_REUSED  Code = 5 // same id, other request
 	Code_CODE_REQUEST_ID_EXPIRED Code = 6 // older than the window
 	Code_CODE_REQUEST_IDS_FULL   Code = 7
-	Code_CODE_TOKEN_REFUSED      Code = 8 // used by another key, or expired
-	Code_CODE_IN_USE             Code = 9 // for example a policy that principals name
+	Code_CODE_TOKEN_REFUSED      Code = 8  // used by another key, or expired
+	Code_CODE_IN_USE             Code = 9  // for example a policy that principals name
+	Code_CODE_ALREADY_APPLIED    Code = 10 // the entry was below the applied index and was skipped; nobody waits for this one
+	Code_CODE_LIMIT              Code = 11 // as many records of that kind as the state may hold
 )
 
 // Enum value maps for Code.
 var (
 	Code_name = map[int32]string{
-		0: "CODE_OK",
-		1: "CODE_NOT_FOUND",
-		2: "CODE_EXISTS",
-		3: "CODE_CONFLICT",
-		4: "CODE_INVALID",
-		5: "CODE_REQUEST_ID_REUSED",
-		6: "CODE_REQUEST_ID_EXPIRED",
-		7: "CODE_REQUEST_IDS_FULL",
-		8: "CODE_TOKEN_REFUSED",
-		9: "CODE_IN_USE",
+		0:  "CODE_OK",
+		1:  "CODE_NOT_FOUND",
+		2:  "CODE_EXISTS",
+		3:  "CODE_CONFLICT",
+		4:  "CODE_INVALID",
+		5:  "CODE_REQUEST_ID_REUSED",
+		6:  "CODE_REQUEST_ID_EXPIRED",
+		7:  "CODE_REQUEST_IDS_FULL",
+		8:  "CODE_TOKEN_REFUSED",
+		9:  "CODE_IN_USE",
+		10: "CODE_ALREADY_APPLIED",
+		11: "CODE_LIMIT",
 	}
 	Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -114,6 +118,8 @@ var (
 		"CODE_REQUEST_IDS_FULL":   7,
 		"CODE_TOKEN_REFUSED":      8,
 		"CODE_IN_USE":             9,
+		"CODE_ALREADY_APPLIED":    10,
+		"CODE_LIMIT":              11,
 	}
 )
 
@@ -3013,7 +3019,7 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\bKeyState\x12\x14\n" +
 	"\x10KEY_STATE_ACTIVE\x10\x00\x12\x14\n" +
 	"\x10KEY_STATE_STAGED\x10\x01\x12\x16\n" +
-	"\x12KEY_STATE_RETIRING\x10\x02*\xda\x01\n" +
+	"\x12KEY_STATE_RETIRING\x10\x02*\x84\x02\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x12\n" +
 	"\x0eCODE_NOT_FOUND\x10\x01\x12\x0f\n" +
@@ -3024,7 +3030,11 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\x17CODE_REQUEST_ID_EXPIRED\x10\x06\x12\x19\n" +
 	"\x15CODE_REQUEST_IDS_FULL\x10\a\x12\x16\n" +
 	"\x12CODE_TOKEN_REFUSED\x10\b\x12\x0f\n" +
-	"\vCODE_IN_USE\x10\tB<Z:github.com/charon-kdc/charon/proto/charon/state/v1;statev1b\x06proto3"
+	"\vCODE_IN_USE\x10\t\x12\x18\n" +
+	"\x14CODE_ALREADY_APPLIED\x10\n" +
+	"\x12\x0e\n" +
+	"\n" +
+	"CODE_LIMIT\x10\vB<Z:github.com/charon-kdc/charon/proto/charon/state/v1;statev1b\x06proto3"
 
 var (
 	file_charon_state_v1_state_proto_rawDescOnce sync.Once

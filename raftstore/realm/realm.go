@@ -1,0 +1,255 @@
+// Package realm is the replicated realm state: principals, policies, realms, nodes, tokens, roles, secrets and the
+// outcomes of request ids, in one bbolt file that commands from the log change and everybody else reads.
+//
+// It owns the file, the format of its records, the envelope of a command in the log and the snapshot stream
+// (RAFT.md sections 7, 10 and 11). It is deterministic: two files that have applied the same entries hold the same
+// records, so it must not know a clock, randomness, Raft, keys in clear or the network. Time is the leader's stamp inside the entry.
+package realm
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+var (
+	// ErrNotFound is a reader's answer for a record that is not there.
+	ErrNotFound = errors.New("not in the realm state")
+	// ErrCorrupt says that a record, an envelope or a stream does not pass its checks. The caller stops the process, or
+	// refuses the snapshot.
+	ErrCorrupt = errors.New("corrupt realm state")
+	// ErrTooNew says that bytes were written by a release that this one can't follow. The caller stops the process.
+	ErrTooNew = errors.New("realm state of a newer release")
+	// ErrClosed says that the DB was closed.
+	ErrClosed = errors.New("realm state is closed")
+)
+
+// FeatureLevelMax is the highest feature level that this release supports (RAFT.md section 11).
+const FeatureLevelMax = 1
+
+// Options of Open. The zero value is right for a server.
+type Options struct {
+	// MmapSize is the address space for the file, in bytes; zero means 64 GiB. It is raised to four times the file where
+	// that is more: a map that must grow would make every reader wait for the longest one (RAFT.md section 7).
+	MmapSize int
+	// NoSync leaves out fsync. For tests that are not about crashes.
+	NoSync bool
+}
+
+const mmapSizeDefault = 64 << 30
+
+// DB is one open state file. Reads may come from any goroutine; ApplyBatch and InstallSnapshot from one at a time.
+type DB struct {
+	path string
+	opts Options
+
+	write   sync.Mutex // held by ApplyBatch, InstallSnapshot and Close
+	mu      sync.RWMutex
+	file    *file // nil once closed; guarded by mu
+	closing sync.WaitGroup
+
+	applied atomic.Pointer[state]
+
+	subscribersMu sync.Mutex
+	subscribers   []func([]Change)
+
+	outcomesMax uint64
+}
+
+// file is a bbolt handle that is closed when its last reader is done.
+type file struct {
+	bolt    *bbolt.DB
+	readers sync.WaitGroup
+}
+
+// Open opens the state at path, or makes an empty one. A half-made file of an interrupted InstallSnapshot is removed.
+// Errors: ErrTooNew, ErrCorrupt, or the file can't be opened within a second (another process has it).
+func Open(path string, opts Options) (*DB, error) {
+	if err := os.Remove(installPath(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("removing an interrupted installation: %w", err)
+	}
+	b, err := openBolt(path, opts, false)
+	if err != nil {
+		return nil, err
+	}
+	db := &DB{path: path, opts: opts, file: &file{bolt: b}, outcomesMax: outcomesMax}
+	st, err := prepare(b)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening realm state %s: %w", path, err), b.Close())
+	}
+	db.applied.Store(st)
+	return db, nil
+}
+
+func installPath(path string) string { return path + ".install" }
+
+func openBolt(path string, opts Options, loading bool) (*bbolt.DB, error) {
+	size := opts.MmapSize
+	if size == 0 {
+		size = mmapSizeDefault
+	}
+	if fi, err := os.Stat(path); err == nil && int64(size) < 4*fi.Size() {
+		size = int(4 * fi.Size())
+	}
+	b, err := bbolt.Open(path, 0o600, &bbolt.Options{
+		Timeout:         time.Second,
+		NoFreelistSync:  true,
+		FreelistType:    bbolt.FreelistMapType,
+		InitialMmapSize: size,
+		NoSync:          opts.NoSync || loading,
+		NoGrowSync:      opts.NoSync || loading,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening realm state %s: %w", path, err)
+	}
+	return b, nil
+}
+
+// prepare makes the buckets and reads the applied state.
+func prepare(b *bbolt.DB) (*state, error) {
+	var st *state
+	err := b.View(func(tx *bbolt.Tx) (err error) {
+		if tx.Bucket(metaBucket) == nil {
+			return nil
+		}
+		st, err = readState(tx)
+		return err
+	})
+	if err != nil || st != nil {
+		return st, err
+	}
+	st = newState()
+	return st, b.Update(func(tx *bbolt.Tx) error {
+		if err := createBuckets(tx); err != nil {
+			return err
+		}
+		return st.write(tx)
+	})
+}
+
+// Close waits for readers and open snapshots, then closes the file.
+func (db *DB) Close() error {
+	db.write.Lock()
+	defer db.write.Unlock()
+	f := db.swap(nil)
+	db.closing.Wait()
+	if f == nil {
+		return nil
+	}
+	f.readers.Wait()
+	return f.bolt.Close()
+}
+
+// swap makes f the current file and returns the former.
+func (db *DB) swap(f *file) *file {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	old := db.file
+	db.file = f
+	return old
+}
+
+// acquire returns the current file, which stays open until its release is called.
+func (db *DB) acquire() (*file, error) {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	if db.file == nil {
+		return nil, ErrClosed
+	}
+	db.file.readers.Add(1)
+	return db.file, nil
+}
+
+func (f *file) release() { f.readers.Done() }
+
+// Change names one record that an applied entry wrote or removed.
+type Change struct {
+	Kind Kind
+	// Key is NameKey(realm, name) for a principal, each of its aliases included, and the name or id as raw bytes
+	// for other kinds. Empty for KindEverything.
+	Key string
+}
+
+// Kind is a kind of record.
+type Kind uint8
+
+const (
+	KindPrincipal Kind = iota + 1
+	KindPolicy
+	KindRealm
+	KindNode
+	KindToken
+	KindRole
+	KindSecret
+	KindCluster
+	// KindEverything: a snapshot was installed.
+	KindEverything
+)
+
+// Subscribe has f called after every commit that changed records, before ApplyBatch or InstallSnapshot returns, in the
+// order of the log. f must be quick and must not call ApplyBatch, InstallSnapshot or Close. There is no unsubscribing.
+func (db *DB) Subscribe(f func([]Change)) {
+	db.subscribersMu.Lock()
+	defer db.subscribersMu.Unlock()
+	db.subscribers = append(db.subscribers, f)
+}
+
+func (db *DB) publish(changes []Change) {
+	if len(changes) == 0 {
+		return
+	}
+	db.subscribersMu.Lock()
+	fs := db.subscribers
+	db.subscribersMu.Unlock()
+	for _, f := range fs {
+		f(changes)
+	}
+}
+
+// Applied is the raft index and term of the last entry in the state; zero before the first.
+func (db *DB) Applied() (index, term uint64) {
+	st := db.applied.Load()
+	return st.index, st.term
+}
+
+// Configuration is the raft configuration as it was applied, and its index. Nil before the first.
+func (db *DB) Configuration() (index uint64, encoded []byte) {
+	st := db.applied.Load()
+	return st.configIndex, append([]byte(nil), st.config...)
+}
+
+// Installed is the index of the last snapshot that InstallSnapshot made this file from; 0 for never. After an
+// installation the log may legitimately be empty or end at or below it (RAFT.md section 7).
+func (db *DB) Installed() uint64 { return db.applied.Load().installed }
+
+// Now is the latest leader time applied, in milliseconds since the epoch.
+func (db *DB) Now() int64 { return db.applied.Load().now }
+
+// FeatureLevel is the cluster's feature level; 0 before there is a cluster record.
+func (db *DB) FeatureLevel() uint32 { return db.applied.Load().featureLevel }
+
+// Counts are numbers of records, for metrics.
+type Counts struct {
+	Principals, Aliases, Policies, Realms, Nodes, Tokens, Roles, Secrets, RequestIDs uint64
+	// Bytes is the payload of a snapshot; FileBytes what the file takes on disk.
+	Bytes, FileBytes uint64
+}
+
+// Counts reads the counters kept with the state; it scans nothing.
+func (db *DB) Counts() Counts {
+	st := db.applied.Load()
+	c := Counts{
+		Principals: st.counts[principals], Aliases: st.counts[aliases], Policies: st.counts[policies],
+		Realms: st.counts[realms], Nodes: st.counts[nodes], Tokens: st.counts[tokens], Roles: st.counts[roles],
+		Secrets: st.counts[secrets], RequestIDs: st.counts[outcomes], Bytes: st.size,
+	}
+	if fi, err := os.Stat(db.path); err == nil {
+		c.FileBytes = uint64(fi.Size())
+	}
+	return c
+}
