@@ -45,7 +45,7 @@ func (s *state) records() (n uint64) {
 	return n
 }
 
-const stateFixed = 4 + 8*7 + 4 + 8*bucketCount
+const stateFixed = 4 + 8*7 + 4 + 8*int(bucketCount)
 
 func (s *state) encode() []byte {
 	b := make([]byte, 0, stateFixed+len(s.config)+4)
