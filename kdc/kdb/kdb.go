@@ -164,10 +164,16 @@ type Proof struct {
 }
 
 // Attempt is a proof of a client's password, successful or not, to be counted.
+//
+// The counters live apart from the principals, so an attempt brings what counting needs of its client.
 type Attempt struct {
 	Proof
 	Client ID
 	Failed bool
+	// FailureWindow is the policy's: a failure further from the last one than this starts the count anew. 0: never.
+	FailureWindow time.Duration
+	// UnlockedAt is the principal's: failures counted before it are void.
+	UnlockedAt time.Time
 }
 
 // Activity is what the cluster counted for one client.
