@@ -1,0 +1,160 @@
+package raftstore
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
+	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore/peer"
+)
+
+// Config is what Open needs. Zero values of optional fields are named with each.
+type Config struct {
+	// Dir holds both groups: Dir/realm and Dir/replay, each with its id file, log and state.
+	Dir string
+	// Self is this node's record. Name and PeerAddress (host:port that the other nodes dial) are required; ids are
+	// filled in from Dir. After a start the store brings the record in the realm up to date with it, boot counter included.
+	Self *statev1.Node
+	// Listener is the peer port. The store wraps it in TLS and ALPN, and closes it on Shutdown.
+	Listener net.Listener
+	// Identity is the cluster id, this node's certificate and the node CA. Allowed is set by the store.
+	Identity peer.Identity
+	// Ring opens sealed values. nil: no keys can be opened, and the KDC's look-ups answer kdb.ErrStale.
+	Ring *masterkey.Ring
+	// Bootstrap makes a new cluster of this one node. Only on an empty Dir; refused otherwise.
+	Bootstrap *Bootstrap
+	// Timing; the zero value is the LAN column of RAFT.md section 12.
+	Timing Timing
+	// ClockSkew is the largest clockskew that a node of this cluster runs with. 0: 5 min. At most 1 h.
+	ClockSkew time.Duration
+	// StaleLimit: a node without contact to a leader for longer answers kdb.ErrStale. 0: 24 h.
+	StaleLimit time.Duration
+	// CacheSize bounds the decoded principals kept. 0: 100,000.
+	CacheSize int
+	// MapSize is the address space reserved for the realm state file, in bytes. 0: 64 GiB.
+	MapSize int
+	// LogMapSize is the same for each log. 0: 1 GiB.
+	LogMapSize int
+	// Now is the wall clock. nil: time.Now.
+	Now func() time.Time
+	// Rand. nil: crypto/rand.
+	Rand io.Reader
+	// Logger. nil: discard.
+	Logger *slog.Logger
+	// Fatal ends the process: a disk that fails or a log that this version can't apply. It must not return in production.
+	// nil: write the error to standard error and exit with status 70.
+	Fatal func(error)
+	// Observe, when not nil, is called with measurements; it must not block.
+	Observe Observer
+}
+
+// Observer receives measurements. Any field may be nil.
+type Observer struct {
+	// StoreLogs: one write to a group's log ("realm", "replay").
+	StoreLogs func(group string, d time.Duration, entries, bytes int)
+	// Commit: one replicated entry from submit to applied, on its leader.
+	Commit func(group string, d time.Duration)
+	// ReplayWait: from Submit to the verdict.
+	ReplayWait func(d time.Duration)
+	// ReplayDropped: one request dropped because the queue was full.
+	ReplayDropped func()
+	// ReplayState: ready, holding or cut-off, on each change.
+	ReplayState func(s string)
+	// Leadership of a group gained (true) or lost.
+	Leadership func(group string, leader bool)
+}
+
+// Bootstrap is what a new cluster starts with.
+type Bootstrap struct {
+	// Commands are applied in order, as one, before Start returns.
+	Commands []*statev1.Command
+}
+
+// Timing are the clocks of both groups.
+type Timing struct {
+	// Heartbeat and election timeout. 0: 500 ms. At least 200 ms outside of tests.
+	Heartbeat time.Duration
+	// Lease of a leader. 0: half of Heartbeat.
+	Lease time.Duration
+	// Commit is how soon followers learn an idle commit index. 0: 50 ms.
+	Commit time.Duration
+	// RPC timeout between nodes. 0: 5 s.
+	RPC time.Duration
+	// Fresh is the freshness lease of RAFT.md section 5. 0: 400 ms.
+	Fresh time.Duration
+	// CutOff is how long the replay client holds without a verdict. 0: 3 s.
+	CutOff time.Duration
+	// PromoteAfter is how long a non-voter must keep up before it becomes a voter. 0: 10 s.
+	PromoteAfter time.Duration
+	// CommitGap is the least time between two replay entries; it grows to 2.5 times that under load. 0: 2 ms.
+	CommitGap time.Duration
+	// IdleBatch: an idle replay leader commits an empty batch so often. 0: 10 s.
+	IdleBatch time.Duration
+	// StallLimit: a log write that takes longer ends the process. 0: 10 s.
+	StallLimit time.Duration
+	// SnapshotInterval, SnapshotThreshold, TrailingLogs of both groups; 0: RAFT.md section 12.
+	SnapshotInterval  time.Duration
+	SnapshotThreshold uint64
+	TrailingLogs      uint64
+}
+
+func orDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+func (t *Timing) fill() {
+	orDefault(&t.Heartbeat, 500*time.Millisecond)
+	orDefault(&t.Lease, t.Heartbeat/2)
+	orDefault(&t.Commit, 50*time.Millisecond)
+	orDefault(&t.RPC, 5*time.Second)
+	orDefault(&t.Fresh, 400*time.Millisecond)
+	orDefault(&t.CutOff, 3*time.Second)
+	orDefault(&t.PromoteAfter, 10*time.Second)
+	orDefault(&t.CommitGap, 2*time.Millisecond)
+	orDefault(&t.IdleBatch, 10*time.Second)
+	orDefault(&t.StallLimit, 10*time.Second)
+}
+
+func (c *Config) fill() error {
+	if c.Dir == "" || c.Listener == nil || c.Self.GetName() == "" || c.Self.GetPeerAddress() == "" {
+		return errors.New("opening the replicated store: Dir, Listener, Self.Name and Self.PeerAddress are required")
+	}
+	if c.Identity.Certificate == nil || c.Identity.Roots == nil {
+		return errors.New("opening the replicated store: Identity needs a certificate and roots")
+	}
+	c.Timing.fill()
+	orDefault(&c.ClockSkew, 5*time.Minute)
+	if c.ClockSkew < 0 || c.ClockSkew > time.Hour {
+		return fmt.Errorf("clock skew %v: at most 1h", c.ClockSkew)
+	}
+	orDefault(&c.StaleLimit, 24*time.Hour)
+	orDefault(&c.CacheSize, 100_000)
+	orDefault(&c.MapSize, 64<<30)
+	orDefault(&c.LogMapSize, 1<<30)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Fatal == nil {
+		c.Fatal = func(err error) {
+			fmt.Fprintln(os.Stderr, "charon: fatal:", err)
+			os.Exit(70)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,179 @@
+// Package peer is the port between nodes: one TLS 1.3 listener whose ALPN protocol picks the service (RAFT.md section 8),
+// client certificates of the node authority, and the rule that a peer must be a current member.
+//
+// It owns the handshake and its checks. It must not know what runs over its connections.
+package peer
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// The services of the port.
+const (
+	ALPNRealm   = "charon-realm/1"   // raft RPCs of the realm group
+	ALPNReplay  = "charon-replay/1"  // raft RPCs of the replay group
+	ALPNBatch   = "charon-batch/1"   // proofs to the replay leader
+	ALPNForward = "charon-forward/1" // gRPC between nodes
+	ALPNJoin    = "charon-join/1"    // the one service that takes a token in place of a node certificate
+)
+
+// NodeID is a node's identity: the realm group's server id.
+type NodeID [16]byte
+
+func (n NodeID) String() string { return hex.EncodeToString(n[:]) }
+
+// IsZero tells whether it names no node.
+func (n NodeID) IsZero() bool { return n == NodeID{} }
+
+// ParseNodeID reads 32 hex digits.
+func ParseNodeID(s string) (NodeID, error) {
+	var n NodeID
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(n) {
+		return n, fmt.Errorf("node id %q is not 32 hex digits", s)
+	}
+	copy(n[:], b)
+	return n, nil
+}
+
+// Identity is how a node shows itself and whom it believes.
+type Identity struct {
+	ClusterID [16]byte
+	// Certificate returns the node's current certificate and key; called at every handshake, so renewal needs no restart.
+	Certificate func() (*tls.Certificate, error)
+	// Roots returns the node authority's certificates.
+	Roots func() *x509.CertPool
+	// Allowed tells whether a node is a current member. Called at every handshake, both ways.
+	Allowed func(NodeID) bool
+}
+
+var (
+	// ErrNotMember says that the peer's certificate is good but the node is no member of this cluster.
+	ErrNotMember = errors.New("peer is not a member of this cluster")
+	// ErrNoIdentity says that the certificate names no node of this cluster.
+	ErrNoIdentity = errors.New("certificate names no node of this cluster")
+	// ErrOtherNode says that another node answered than the one that was dialled.
+	ErrOtherNode = errors.New("another node answered")
+)
+
+// URI is the subject alternative name of a node certificate: charon://<cluster-id>/node/<node-id>, both in hex.
+func URI(cluster [16]byte, id NodeID) *url.URL {
+	return &url.URL{Scheme: "charon", Host: hex.EncodeToString(cluster[:]), Path: "/node/" + id.String()}
+}
+
+// CertificateID is the one node id that c names in cluster. Error: ErrNoIdentity.
+func CertificateID(cluster [16]byte, c *x509.Certificate) (NodeID, error) {
+	var found NodeID
+	for _, u := range c.URIs {
+		rest, ok := strings.CutPrefix(u.Path, "/node/")
+		if u.Scheme != "charon" || u.Host != hex.EncodeToString(cluster[:]) || !ok {
+			continue
+		}
+		id, err := ParseNodeID(rest)
+		if err != nil || !found.IsZero() {
+			return NodeID{}, ErrNoIdentity // malformed, or two names
+		}
+		found = id
+	}
+	if found.IsZero() {
+		return NodeID{}, ErrNoIdentity
+	}
+	return found, nil
+}
+
+// ServerConfig is the TLS configuration of the port for these services.
+func (i *Identity) ServerConfig(alpn []string) *tls.Config {
+	var member, open []string
+	for _, p := range alpn {
+		if p == ALPNJoin {
+			open = append(open, p)
+		} else {
+			member = append(member, p)
+		}
+	}
+	base := func(protos []string) *tls.Config {
+		return &tls.Config{
+			MinVersion:             tls.VersionTLS13,
+			NextProtos:             protos,
+			SessionTicketsDisabled: true,
+			GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return i.Certificate() },
+		}
+	}
+	cfg := base(alpn)
+	// Which of the two a client gets follows from what it asks for; each offers only its own protocols, so asking for the
+	// open one never leads to a member's service.
+	cfg.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		if len(h.SupportedProtos) == 1 && h.SupportedProtos[0] == ALPNJoin && len(open) > 0 {
+			return base(open), nil
+		}
+		c := base(member)
+		c.ClientAuth = tls.RequireAndVerifyClientCert
+		c.ClientCAs = i.Roots()
+		c.VerifyConnection = func(cs tls.ConnectionState) error { return i.verify(cs, nil) }
+		return c, nil
+	}
+	return cfg
+}
+
+// ClientConfig is the TLS configuration to dial one service. want, if not nil, is the node that must answer.
+func (i *Identity) ClientConfig(alpn string, want *NodeID) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{alpn},
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return i.Certificate()
+		},
+		// Nodes are named by id and not by host name: verify does the chain and the identity.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if cs.NegotiatedProtocol != alpn {
+				return fmt.Errorf("peer does not speak %s", alpn)
+			}
+			if err := i.verifyChain(cs); err != nil {
+				return err
+			}
+			return i.verify(cs, want)
+		},
+	}
+}
+
+// verifyChain is for the client side, where the library's own check, tied to host names, is off.
+func (i *Identity) verifyChain(cs tls.ConnectionState) error {
+	if len(cs.PeerCertificates) == 0 {
+		return ErrNoIdentity
+	}
+	inter := x509.NewCertPool()
+	for _, c := range cs.PeerCertificates[1:] {
+		inter.AddCert(c)
+	}
+	_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{
+		Roots:         i.Roots(),
+		Intermediates: inter,
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+	return err
+}
+
+// verify checks identity and membership on a connection whose chain was checked.
+func (i *Identity) verify(cs tls.ConnectionState, want *NodeID) error {
+	if len(cs.PeerCertificates) == 0 {
+		return ErrNoIdentity
+	}
+	id, err := CertificateID(i.ClusterID, cs.PeerCertificates[0])
+	if err != nil {
+		return err
+	}
+	if want != nil && id != *want {
+		return fmt.Errorf("%w: dialled %v, found %v", ErrOtherNode, *want, id)
+	}
+	if i.Allowed != nil && !i.Allowed(id) {
+		return fmt.Errorf("%w: %v", ErrNotMember, id)
+	}
+	return nil
+}
