@@ -113,9 +113,15 @@ func (i *Identity) ServerConfig(alpn []string) *tls.Config {
 			return base(open), nil
 		}
 		c := base(member)
-		c.ClientAuth = tls.RequireAndVerifyClientCert
-		c.ClientCAs = i.Roots()
-		c.VerifyConnection = func(cs tls.ConnectionState) error { return i.verify(cs, nil) }
+		// Node certificates have serverAuth alone, in both directions: clientAuth is what admin clients have. The library's
+		// own check of a client would ask for clientAuth.
+		c.ClientAuth = tls.RequireAnyClientCert
+		c.VerifyConnection = func(cs tls.ConnectionState) error {
+			if err := i.verifyChain(cs); err != nil {
+				return err
+			}
+			return i.verify(cs, nil)
+		}
 		return c, nil
 	}
 	return cfg
@@ -143,7 +149,8 @@ func (i *Identity) ClientConfig(alpn string, want *NodeID) *tls.Config {
 	}
 }
 
-// verifyChain is for the client side, where the library's own check, tied to host names, is off.
+// verifyChain holds the peer's certificate against the node authority; the library's own checks, tied to host names and to
+// the side that dialled, are off.
 func (i *Identity) verifyChain(cs tls.ConnectionState) error {
 	if len(cs.PeerCertificates) == 0 {
 		return ErrNoIdentity
