@@ -1,0 +1,154 @@
+package node
+
+import (
+	"crypto/ecdsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/charon-kdc/charon/node/pki"
+)
+
+// Files in the data directory, beside master.key, admin.sock and audit.log whose places Config tells.
+const (
+	lockFile     = "lock"
+	nodeCertFile = "node.crt" // PEM: this node's certificate, then the node authority's
+	nodeKeyFile  = "node.key" // PEM, PKCS #8, 0600
+	caFile       = "ca.crt"   // PEM: the node authority, which admin clients hold servers against
+	adminDir     = "admin"    // the first admin client's ca.crt, root.crt and root.key
+	raftDir      = "raft"     // both groups' logs and state
+	configFile   = "charon.toml"
+)
+
+// ErrNoNode says that a data directory holds no node: nothing was made or joined there.
+var ErrNoNode = errors.New("there is no node")
+
+// LockedError says that another process works on the data directory.
+type LockedError struct{ Dir string }
+
+// Error tells what to do.
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("%s is in use by another charon process; stop it first, or name another directory", e.Dir)
+}
+
+// lockDir makes dir (0700) if need be and locks it against other processes until the file is closed. The kernel lets go of
+// the lock when the process dies, however it dies.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking the data directory: %w", err)
+	}
+	switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		f.Close()
+		return nil, &LockedError{Dir: dir}
+	case err != nil:
+		f.Close()
+		return nil, fmt.Errorf("locking the data directory: %w", err)
+	}
+	return f, nil
+}
+
+// writeFile writes durably and atomically: after a crash the old or the new file is there, whole.
+func writeFile(path string, b []byte, mode os.FileMode) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	f, err := os.CreateTemp(dir, ".new-*")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err == nil {
+		err = syncDir(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func pemCertificates(ders ...[]byte) []byte {
+	var out []byte
+	for _, der := range ders {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	return out
+}
+
+func pemKey(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// credentials is a node's identity as its data directory holds it.
+type credentials struct {
+	pki.NodeIdentity
+	authority *x509.Certificate
+	cert      *tls.Certificate // leaf, then authority
+}
+
+// loadCredentials reads and checks the node's certificate and key. ErrNoNode when there is none.
+func loadCredentials(dir string, now time.Time) (*credentials, error) {
+	certPath, keyPath := filepath.Join(dir, nodeCertFile), filepath.Join(dir, nodeKeyFile)
+	if _, err := os.Stat(certPath); errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w in %s: make a realm with charon init, or join one with charon join", ErrNoNode, dir)
+	}
+	pair, err := tls.LoadX509KeyPair(certPath, keyPath)
+	if err != nil {
+		return nil, fmt.Errorf("reading the node's certificate %s: %w", certPath, err)
+	}
+	if len(pair.Certificate) < 2 {
+		return nil, fmt.Errorf("reading the node's certificate %s: the authority's is missing after it", certPath)
+	}
+	authority, err := x509.ParseCertificate(pair.Certificate[1])
+	if err != nil {
+		return nil, fmt.Errorf("reading the node authority in %s: %w", certPath, err)
+	}
+	id, err := pki.VerifyNode(authority, pair.Certificate[:1], now)
+	if err != nil {
+		return nil, fmt.Errorf("the node's own certificate %s: %w", certPath, err)
+	}
+	return &credentials{NodeIdentity: id, authority: authority, cert: &pair}, nil
+}
+
+// writeCredentials writes the key first: a certificate file means that the node is whole.
+func writeCredentials(dir string, key *ecdsa.PrivateKey, cert, authority []byte) error {
+	k, err := pemKey(key)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(dir, nodeKeyFile), k, 0o600); err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(dir, caFile), pemCertificates(authority), 0o644); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, nodeCertFile), pemCertificates(cert, authority), 0o644)
+}
