@@ -1,0 +1,126 @@
+package realm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+)
+
+const clusterKey = "cluster"
+
+func checkID(what string, id []byte, size int) error {
+	if len(id) != size {
+		return fmt.Errorf("%s id of %d bytes, not %d", what, len(id), size)
+	}
+	return nil
+}
+
+// putNode refuses a second node of the same name: the operator tells nodes apart by name.
+func putNode(o *overlay, c *statev1.PutNode) (*statev1.Result, error) {
+	n := c.GetNode()
+	invalid := errors.Join(checkID("node", n.GetId(), 16), checkLabel("node", n.GetName()))
+	return put(o, nodes, KindNode, string(n.GetId()), invalid, n, c.GetExpect(), func(*statev1.Node, bool) (*statev1.Result, error) {
+		var refusal *statev1.Result
+		err := o.each(nodes, func(key string, payload []byte) (bool, error) {
+			var other statev1.Node
+			if err := proto.Unmarshal(payload, &other); err != nil {
+				return false, fmt.Errorf("%w: node %x: %w", ErrCorrupt, key, err)
+			}
+			if other.GetName() == n.GetName() && key != string(n.GetId()) {
+				refusal = refuse(statev1.Code_CODE_EXISTS, "node %q exists with id %x", n.GetName(), key)
+			}
+			return refusal == nil, nil
+		})
+		return refusal, err
+	})
+}
+
+// putToken stores a new token; tokens do not change but by use.
+func putToken(o *overlay, c *statev1.PutToken) (*statev1.Result, error) {
+	t := c.GetToken()
+	key := string(t.GetId())
+	invalid := errors.Join(checkID("token", t.GetId(), 8), checkLabel("node", t.GetNodeName()))
+	switch {
+	case invalid != nil:
+		return refuse(statev1.Code_CODE_INVALID, "%v", invalid), nil
+	case len(t.GetSecretHash()) != 32:
+		return refuse(statev1.Code_CODE_INVALID, "token secret hash of %d bytes, not 32", len(t.GetSecretHash())), nil
+	case t.GetExpiresAt() <= 0:
+		return refuse(statev1.Code_CODE_INVALID, "token without an end"), nil
+	case t.GetUsedAt() != 0 || len(t.GetUsedBy()) > 0:
+		return refuse(statev1.Code_CODE_INVALID, "token is used before it is made"), nil
+	}
+	old, err := o.get(tokens, key)
+	if err != nil {
+		return nil, err
+	}
+	if old != nil {
+		return refuse(statev1.Code_CODE_EXISTS, "token %x exists", key), nil
+	}
+	if o.counts[tokens] >= bucketMax[tokens] {
+		return refuse(statev1.Code_CODE_LIMIT, "%d tokens, and no more are allowed; delete old ones", o.counts[tokens]), nil
+	}
+	o.changed(KindToken, key)
+	return ok(0), o.save(tokens, key, t)
+}
+
+// useToken binds a token to one public key. The same key again, before the end, resumes a join that was cut short.
+func useToken(o *overlay, c *statev1.UseToken) (*statev1.Result, error) {
+	if len(c.GetUsedBy()) != 32 {
+		return refuse(statev1.Code_CODE_INVALID, "key hash of %d bytes, not 32", len(c.GetUsedBy())), nil
+	}
+	var t statev1.Token
+	key := string(c.GetId())
+	found, err := o.load(tokens, key, &t)
+	switch {
+	case err != nil:
+		return nil, err
+	case !found:
+		return refuse(statev1.Code_CODE_NOT_FOUND, "token %x does not exist", key), nil
+	case t.GetExpiresAt() <= o.st.now:
+		return refuse(statev1.Code_CODE_TOKEN_REFUSED, "token %x has expired", key), nil
+	case t.GetUsedAt() == 0:
+		t.UsedAt, t.UsedBy = max(o.st.now, 1), c.GetUsedBy()
+		o.changed(KindToken, key)
+		return ok(0), o.save(tokens, key, &t)
+	case !bytes.Equal(t.GetUsedBy(), c.GetUsedBy()):
+		return refuse(statev1.Code_CODE_TOKEN_REFUSED, "token %x was used by another key", key), nil
+	}
+	return ok(0), nil
+}
+
+// putCluster never changes the cluster's id, and leaves the feature level to setFeatureLevel once there is one.
+func putCluster(o *overlay, c *statev1.PutCluster) (*statev1.Result, error) {
+	m := c.GetCluster()
+	return put(o, cluster, KindCluster, clusterKey, checkID("cluster", m.GetId(), 16), m, c.GetExpect(),
+		func(old *statev1.Cluster, found bool) (*statev1.Result, error) {
+			if found && !bytes.Equal(old.GetId(), m.GetId()) {
+				return refuse(statev1.Code_CODE_INVALID, "a cluster's id does not change"), nil
+			}
+			if found {
+				m.FeatureLevel = old.GetFeatureLevel()
+			}
+			o.featureLevel = m.GetFeatureLevel()
+			return nil, nil
+		})
+}
+
+// setFeatureLevel raises the level; the envelope has seen to it that this release supports it.
+func setFeatureLevel(o *overlay, level uint32) (*statev1.Result, error) {
+	var m statev1.Cluster
+	found, err := o.load(cluster, clusterKey, &m)
+	switch {
+	case err != nil:
+		return nil, err
+	case !found:
+		return refuse(statev1.Code_CODE_NOT_FOUND, "there is no cluster record"), nil
+	case level < m.GetFeatureLevel():
+		return refuse(statev1.Code_CODE_INVALID, "feature level %d is below the present %d", level, m.GetFeatureLevel()), nil
+	}
+	m.FeatureLevel, o.featureLevel = level, level
+	return store(o, cluster, KindCluster, clusterKey, &m)
+}
