@@ -50,3 +50,26 @@ func SealTicket(k *kcrypto.Key, kvno uint32, rand io.Reader, part *EncTicketPart
 }
 
 var errNilKey = errors.New("no key")
+
+// NewChecksum is the keyed checksum of k's enctype over data.
+func NewChecksum(k *kcrypto.Key, u kcrypto.Usage, data []byte) (*Checksum, error) {
+	sum, err := k.Checksum(u, data)
+	if err != nil {
+		return nil, err
+	}
+	return &Checksum{CksumType: k.EType().ChecksumType(), Checksum: sum}, nil
+}
+
+// checkCksum: an absent, unkeyed or foreign checksum is KRB_AP_ERR_INAPP_CKSUM, a wrong one KRB_AP_ERR_MODIFIED.
+func checkCksum(c *Checksum, k *kcrypto.Key, u kcrypto.Usage, data []byte) error {
+	if c == nil {
+		return &Error{Code: ErrInappCksum, Status: "INAPP_CKSUM"}
+	}
+	switch err := k.VerifyChecksum(c.CksumType, u, data, c.Checksum); {
+	case errors.Is(err, kcrypto.ErrChecksumType):
+		return &Error{Code: ErrInappCksum, Status: "INAPP_CKSUM", Err: err}
+	case err != nil:
+		return &Error{Code: ErrModified, Status: "MODIFIED", Err: err}
+	}
+	return nil
+}

@@ -1,10 +1,12 @@
 package kcrypto
 
 import (
+	"bytes"
 	"crypto/md5"
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
+	"crypto/subtle"
 	"encoding"
 	"hash"
 	"sync"
@@ -69,21 +71,23 @@ type macKey struct {
 // newMacKey takes a key of at most algo.block octets; every key of Kerberos is.
 func newMacKey(algo *hashAlgo, s *hasher, key []byte) macKey {
 	buf := make([]byte, 0, 2*algo.state)
-	buf = absorb(algo, s, key, 0x36, buf)
+	buf = absorb(algo, s, key, &ipad, buf)
 	n := len(buf)
-	buf = absorb(algo, s, key, 0x5c, buf)
+	buf = absorb(algo, s, key, &opad, buf)
 	return macKey{algo: algo, inner: buf[:n:n], outer: buf[n:]}
 }
 
+// The padding octets of RFC 2104 section 2.
+var (
+	ipad = [blockMax]byte(bytes.Repeat([]byte{0x36}, blockMax))
+	opad = [blockMax]byte(bytes.Repeat([]byte{0x5c}, blockMax))
+)
+
 // absorb appends the state of the hash after one block of key xor pad.
-func absorb(algo *hashAlgo, s *hasher, key []byte, pad byte, buf []byte) []byte {
+func absorb(algo *hashAlgo, s *hasher, key []byte, pad *[blockMax]byte, buf []byte) []byte {
 	block := s.pad[:algo.block]
-	for i := range block {
-		block[i] = pad
-	}
-	for i, b := range key {
-		block[i] ^= b
-	}
+	copy(block, pad[:])
+	subtle.XORBytes(block, key, pad[:])
 	s.h.Reset()
 	s.h.Write(block)
 	out, err := s.h.AppendBinary(buf)

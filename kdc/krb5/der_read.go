@@ -1,0 +1,348 @@
+package krb5
+
+import (
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
+)
+
+// inputMax bounds what any decoder reads and any encoder writes, in octets.
+const inputMax = 1 << 20
+
+const (
+	tagInteger         = asn1.INTEGER
+	tagBitString       = asn1.BIT_STRING
+	tagOctetString     = asn1.OCTET_STRING
+	tagSequence        = asn1.SEQUENCE
+	tagGeneralizedTime = asn1.GeneralizedTime
+	tagGeneralString   = asn1.Tag(27)
+)
+
+// decodeError is what a decoder refuses with. It is ErrDecode, and its cause when there is one.
+type decodeError struct {
+	what  string // type and field, a constant
+	cause error
+}
+
+func (e *decodeError) Error() string {
+	if e.cause != nil {
+		return ErrDecode.Error() + ": " + e.what + ": " + e.cause.Error()
+	}
+	return ErrDecode.Error() + ": " + e.what
+}
+
+func (e *decodeError) Is(target error) bool { return target == ErrDecode }
+func (e *decodeError) Unwrap() error        { return e.cause }
+
+// reader decodes one message. Its first error sticks; after it every read gives zero values, so that callers check once.
+type reader struct {
+	err   error
+	realm string   // the last realm read: most messages have the same one two or three times
+	names []string // room for components, shared by the names of one message
+}
+
+func (r *reader) fail(what string, cause error) {
+	if r.err == nil {
+		r.err = &decodeError{what, cause}
+	}
+}
+
+// whole reads all of b as one element of that tag and gives its contents.
+func (r *reader) whole(b []byte, tag asn1.Tag, what string) cryptobyte.String {
+	s := cryptobyte.String(b)
+	var out cryptobyte.String
+	if len(b) > inputMax || !s.ReadASN1(&out, tag) || len(s) != 0 {
+		r.fail(what, nil)
+		return nil
+	}
+	return out
+}
+
+// application reads all of b as [APPLICATION n] SEQUENCE and gives the fields.
+func (r *reader) application(b []byte, n uint8, what string) cryptobyte.String {
+	tag := appTag(n)
+	if len(b) > 0 && b[0] != byte(tag) {
+		r.fail(what, ErrDecodeType)
+		return nil
+	}
+	return r.whole(r.whole(b, tag, what), tagSequence, what)
+}
+
+func appTag(n uint8) asn1.Tag { return asn1.Tag(n | 0x60) }
+
+// end refuses what is left of a SEQUENCE: duplicates, fields out of order, fields that the type does not have.
+func (r *reader) end(s cryptobyte.String, what string) {
+	if len(s) != 0 {
+		r.fail(what, nil)
+	}
+}
+
+// field reads the mandatory field [n] and gives the contents of its explicit tag.
+func (r *reader) field(s *cryptobyte.String, n uint8, what string) cryptobyte.String {
+	var out cryptobyte.String
+	if !s.ReadASN1(&out, asn1.Tag(n).ContextSpecific().Constructed()) {
+		r.fail(what, nil)
+		*s = nil
+	}
+	return out
+}
+
+// optional reads the field [n] if it comes next.
+func (r *reader) optional(s *cryptobyte.String, n uint8, what string) (cryptobyte.String, bool) {
+	if len(*s) == 0 || (*s)[0] != 0xa0|n {
+		return nil, false
+	}
+	return r.field(s, n, what), r.err == nil
+}
+
+// integer reads all of s as one INTEGER of 32 bits, signed or unsigned: RFC 4120 section 5.2.4 has both kinds, and peers
+// send the one for the other (nonces of 2^32-1 or below zero, kvno of read-only domain controllers).
+func (r *reader) integer(s cryptobyte.String, what string) uint32 {
+	b := r.whole(s, tagInteger, what)
+	if r.err != nil {
+		return 0
+	}
+	if len(b) == 0 || len(b) > 5 || len(b) == 5 && b[0] != 0 ||
+		len(b) > 1 && (b[0] == 0 && b[1] < 0x80 || b[0] == 0xff && b[1] >= 0x80) {
+		r.fail(what, nil)
+		return 0
+	}
+	v := uint32(int32(int8(b[0])))
+	for _, c := range b[1:] {
+		v = v<<8 | uint32(c)
+	}
+	return v
+}
+
+func (r *reader) int32(s cryptobyte.String, what string) int32 { return int32(r.integer(s, what)) }
+
+// version reads pvno, tkt-vno or authenticator-vno [n], always 5.
+func (r *reader) version(s *cryptobyte.String, n uint8, what string) {
+	if v := r.integer(r.field(s, n, what), what); r.err == nil && v != pvno {
+		r.fail(what, ErrDecodeVersion)
+	}
+}
+
+// msgType reads the msg-type [n], which must be that of the application tag.
+func (r *reader) msgType(s *cryptobyte.String, n uint8, want MsgType, what string) {
+	if v := r.int32(r.field(s, n, what), what); r.err == nil && MsgType(v) != want {
+		r.fail(what, ErrDecodeType)
+	}
+}
+
+// octets reads all of s as one OCTET STRING. It shares the input's memory; appending to it copies.
+func (r *reader) octets(s cryptobyte.String, what string) []byte {
+	b := r.whole(s, tagOctetString, what)
+	return b[:len(b):len(b)]
+}
+
+// flags reads all of s as one BIT STRING: the first 32 bits, zeros where there are fewer (RFC 4120 section 5.2.8).
+func (r *reader) flags(s cryptobyte.String, what string) uint32 {
+	b := r.whole(s, tagBitString, what)
+	if r.err != nil {
+		return 0
+	}
+	if len(b) == 0 || b[0] > 7 || len(b) == 1 && b[0] != 0 || b[len(b)-1]&(1<<b[0]-1) != 0 && len(b) > 1 {
+		r.fail(what, nil)
+		return 0
+	}
+	var v uint32
+	for i, c := range b[1:] {
+		if i == 4 {
+			break
+		}
+		v |= uint32(c) << (24 - 8*i)
+	}
+	return v
+}
+
+// text reads all of s as one KerberosString of any octets (RFC 4120 section 5.2.1; peers send UTF-8 and Latin-1).
+func (r *reader) text(s cryptobyte.String, what string) string {
+	return string(r.whole(s, tagGeneralString, what))
+}
+
+// realmName reads all of s as one Realm.
+func (r *reader) realmName(s cryptobyte.String, what string) string {
+	b := r.whole(s, tagGeneralString, what)
+	if len(b) > nameComponentMax {
+		r.fail(what, nil)
+		return ""
+	}
+	if string(b) != r.realm {
+		r.realm = string(b)
+	}
+	return r.realm
+}
+
+// name reads all of s as one PrincipalName.
+func (r *reader) name(s cryptobyte.String, what string) PrincipalName {
+	s = r.whole(s, tagSequence, what)
+	t := r.int32(r.field(&s, 0, what), what)
+	list := r.whole(r.field(&s, 1, what), tagSequence, what)
+	r.end(s, what)
+	if r.err != nil {
+		return PrincipalName{}
+	}
+	// The bounds come first: what is read below is at most 10 components and a little over 1 KiB.
+	var parts [nameComponentsMax]cryptobyte.String
+	n, total := 0, 0
+	for rest := list; len(rest) > 0; n++ {
+		if n == len(parts) || !rest.ReadASN1(&parts[n], tagGeneralString) || len(parts[n]) > nameComponentMax {
+			r.fail(what, nil)
+			return PrincipalName{}
+		}
+		total += len(parts[n])
+	}
+	if n == 0 || total > nameMax {
+		r.fail(what, nil)
+		return PrincipalName{}
+	}
+	return PrincipalName{NameType: NameType(t), NameString: r.components(parts[:n], list)}
+}
+
+// components makes strings of parts, which lie in list, with one allocation for the octets of all of them.
+func (r *reader) components(parts []cryptobyte.String, list cryptobyte.String) []string {
+	if len(r.names) < len(parts) {
+		r.names = make([]string, max(len(parts), 3))
+	}
+	out := r.names[:len(parts):len(parts)]
+	r.names = r.names[len(parts):]
+	all := string(list)
+	end := len(all)
+	for i := len(parts) - 1; i >= 0; i-- {
+		out[i] = all[end-len(parts[i]) : end]
+		end -= len(parts[i]) + headerLen(len(parts[i]))
+	}
+	return out
+}
+
+// headerLen is the length of the header of an element with n octets of contents.
+func headerLen(n int) int {
+	switch {
+	case n < 0x80:
+		return 2
+	case n < 0x100:
+		return 3
+	case n < 0x10000:
+		return 4
+	case n < 0x1000000:
+		return 5
+	}
+	return 6
+}
+
+// The years that a KerberosTime may have here. The zero time.Time, which means absent, lies before them; the epoch of Windows is the first.
+const (
+	yearMin = 1601
+	yearMax = 9999
+)
+
+// time reads all of s as one KerberosTime, YYYYMMDDHHMMSSZ (RFC 4120 section 5.2.3).
+func (r *reader) time(s cryptobyte.String, what string) time.Time {
+	b := r.whole(s, tagGeneralizedTime, what)
+	if r.err != nil {
+		return time.Time{}
+	}
+	t, ok := parseTime(b)
+	if !ok {
+		r.fail(what, nil)
+	}
+	return t
+}
+
+func parseTime(b []byte) (time.Time, bool) {
+	if len(b) != 15 || b[14] != 'Z' {
+		return time.Time{}, false
+	}
+	for _, c := range b[:14] {
+		if c < '0' || c > '9' {
+			return time.Time{}, false
+		}
+	}
+	two := func(i int) int { return int(b[i]-'0')*10 + int(b[i+1]-'0') }
+	year, month, day, hour, minute, sec := two(0)*100+two(2), two(4), two(6), two(8), two(10), two(12)
+	if year < yearMin || month < 1 || month > 12 || day < 1 || day > daysIn(year, month) || hour > 23 || minute > 59 || sec > 59 {
+		return time.Time{}, false
+	}
+	secs := daysFromCivil(year, month, day)*86400 + int64(hour*3600+minute*60+sec)
+	return time.Unix(secs, 0).UTC(), true
+}
+
+func daysIn(year, month int) int {
+	switch month {
+	case 4, 6, 9, 11:
+		return 30
+	case 2:
+		if year%4 == 0 && (year%100 != 0 || year%400 == 0) {
+			return 29
+		}
+		return 28
+	}
+	return 31
+}
+
+// daysFromCivil counts days from 1970-01-01 in the Gregorian calendar, for years from 1 on. Years begin in March, so that the leap day is last.
+func daysFromCivil(year, month, day int) int64 {
+	if month <= 2 {
+		year--
+		month += 12
+	}
+	era := year / 400
+	yoe := year - era*400
+	doy := (153*(month-3)+2)/5 + day - 1
+	doe := yoe*365 + yoe/4 - yoe/100 + doy
+	return int64(era)*146097 + int64(doe) - 719468
+}
+
+// key reads all of s as one EncryptionKey. One of an enctype that kcrypto does not have is refused, with kcrypto.ErrEType as the cause.
+func (r *reader) key(s cryptobyte.String, what string) *kcrypto.Key {
+	s = r.whole(s, tagSequence, what)
+	t := r.int32(r.field(&s, 0, what), what)
+	b := r.octets(r.field(&s, 1, what), what)
+	r.end(s, what)
+	if r.err != nil {
+		return nil
+	}
+	k, err := kcrypto.NewKey(kcrypto.EType(t), b)
+	if err != nil {
+		r.fail(what, err)
+		return nil
+	}
+	return k
+}
+
+// elements reads all of s as one SEQUENCE OF and counts its elements, so that callers allocate once and never more than the octets there are can fill.
+func (r *reader) elements(s cryptobyte.String, tag asn1.Tag, what string) (cryptobyte.String, int) {
+	list := r.whole(s, tagSequence, what)
+	n := 0
+	var skip cryptobyte.String
+	for rest := list; len(rest) > 0; n++ {
+		if !rest.ReadASN1(&skip, tag) {
+			r.fail(what, nil)
+			return nil, 0
+		}
+	}
+	return list, n
+}
+
+// list reads all of s as one SEQUENCE OF SEQUENCE; each reads the fields of one element and must leave none. The slice is never nil without an error.
+func list[T any](r *reader, s cryptobyte.String, what string, each func(r *reader, s *cryptobyte.String, out *T)) []T {
+	rest, n := r.elements(s, tagSequence, what)
+	if r.err != nil {
+		return nil
+	}
+	out := make([]T, n)
+	for i := range out {
+		var e cryptobyte.String
+		rest.ReadASN1(&e, tagSequence)
+		each(r, &e, &out[i])
+		r.end(e, what)
+		if r.err != nil {
+			return nil
+		}
+	}
+	return out
+}
