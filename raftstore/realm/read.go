@@ -134,6 +134,11 @@ func (t *Tx) Cluster() (*statev1.Cluster, error) {
 	return get[statev1.Cluster](t, cluster, clusterKey)
 }
 
+// Outcome is what became of a request id (16 bytes). ErrNotFound when it has not acted, or acted too long ago.
+func (t *Tx) Outcome(requestID []byte) (*statev1.Outcome, error) {
+	return get[statev1.Outcome](t, outcomes, string(requestID))
+}
+
 // view is one read in a view of its own.
 func view[T any](db *DB, read func(*Tx) (T, error)) (out T, err error) {
 	err = db.View(func(t *Tx) (err error) {
@@ -185,3 +190,7 @@ func (db *DB) Secret(name string) (*statev1.Secret, error) {
 func (db *DB) Secrets() ([]*statev1.Secret, error) { return view(db, (*Tx).Secrets) }
 
 func (db *DB) Cluster() (*statev1.Cluster, error) { return view(db, (*Tx).Cluster) }
+
+func (db *DB) Outcome(requestID []byte) (*statev1.Outcome, error) {
+	return view(db, func(t *Tx) (*statev1.Outcome, error) { return t.Outcome(requestID) })
+}
