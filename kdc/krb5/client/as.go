@@ -271,17 +271,18 @@ func checkEncPARep(k *kcrypto.Key, part *krb5.EncKDCRepPart, msg []byte) error {
 	if !part.Flags.Has(krb5.FlagEncPARep) {
 		return nil
 	}
-	for _, pa := range pick(part.EncryptedPAData, krb5.PAReqEncPARep) {
-		sum, err := krb5.DecodeChecksum(pa.PADataValue)
-		if err == nil {
-			err = k.VerifyChecksum(sum.CksumType, kcrypto.UsageASReq, msg, sum.Checksum)
-		}
-		if err != nil {
-			return &ReplyError{What: "its checksum over the request is wrong", Err: err}
-		}
-		return nil
+	pa := pick(part.EncryptedPAData, krb5.PAReqEncPARep)
+	if len(pa) == 0 {
+		return &ReplyError{What: "its checksum over the request is missing"}
 	}
-	return &ReplyError{What: "its checksum over the request is missing"}
+	sum, err := krb5.DecodeChecksum(pa[0].PADataValue)
+	if err == nil {
+		err = k.VerifyChecksum(sum.CksumType, kcrypto.UsageASReq, msg, sum.Checksum)
+	}
+	if err != nil {
+		return &ReplyError{What: "its checksum over the request is wrong", Err: err}
+	}
+	return nil
 }
 
 // pick is the padata of one type.

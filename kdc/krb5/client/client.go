@@ -9,9 +9,6 @@ import (
 	"crypto/rand"
 	"io"
 	"time"
-
-	"github.com/charon-kdc/charon/kdc/krb5"
-	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
 )
 
 // Via says how to reach a realm's KDCs, and by which clock and random source. The zero value of all but KDCs works.
@@ -44,31 +41,4 @@ func (v *Via) skew() time.Duration {
 		return v.Skew
 	}
 	return 5 * time.Minute
-}
-
-// Credential is a ticket with what its owner knows about it.
-type Credential struct {
-	ClientRealm string
-	Client      krb5.PrincipalName
-	// ServerRealm and Server are who the KDC named in the encrypted part, which may be another than was asked for.
-	ServerRealm string
-	Server      krb5.PrincipalName
-	Ticket      krb5.Ticket
-	// Key is the session key.
-	Key       *kcrypto.Key
-	Flags     krb5.TicketFlags
-	AuthTime  time.Time
-	StartTime time.Time // AuthTime when the KDC left it out
-	EndTime   time.Time
-	RenewTill time.Time // zero: not renewable
-	Addresses []krb5.HostAddress
-	// SecondTicket is the DER of the additional ticket of a user-to-user credential.
-	SecondTicket []byte
-	// KeyExpiration is when the client's password ends (AS only); the zero time is unknown.
-	KeyExpiration time.Time
-	LastReq       []krb5.LastReq
-	// KDC is the address that answered.
-	KDC string
-	// ReplyEType is the enctype of the key that the reply was sealed with.
-	ReplyEType kcrypto.EType
 }
