@@ -1,0 +1,310 @@
+package adminapi
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/charon-kdc/charon/adminapi/jointoken"
+	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
+	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
+	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore"
+	"github.com/charon-kdc/charon/raftstore/peer"
+	"github.com/charon-kdc/charon/raftstore/realm"
+)
+
+type clusterServer struct {
+	adminv1.UnimplementedClusterServer
+	*Service
+}
+
+func realmView(r *statev1.Realm) *adminv1.Realm {
+	return &adminv1.Realm{Name: r.GetName(), MaxLife: r.GetMaxLife(), MaxRenewableLife: r.GetMaxRenewableLife(), Etypes: r.GetEtypes(), Revision: r.GetRevision()}
+}
+
+func (s clusterServer) GetRealm(ctx context.Context, req *adminv1.GetRealmRequest) (*adminv1.GetRealmResponse, error) {
+	meta := s.readMeta()
+	cl, err := s.Reader.Cluster()
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.realm(cmp.Or(req.GetName(), cl.GetDefaultRealm()))
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := s.nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	meta.Revision = r.GetRevision()
+	return &adminv1.GetRealmResponse{Meta: meta, Realm: realmView(r), ClusterId: cl.GetId(), FeatureLevel: cl.GetFeatureLevel(), Nodes: nodes}, nil
+}
+
+func (s clusterServer) UpdateRealm(ctx context.Context, req *adminv1.UpdateRealmRequest) (*adminv1.UpdateRealmResponse, error) {
+	if err := requireEverywhere(ctx, VerbCluster); err != nil {
+		return nil, err
+	}
+	resp := &adminv1.UpdateRealmResponse{}
+	res, err := s.mutate(ctx, req, resp, req.GetExpectedRevision() != 0, func() (*change, error) {
+		r, err := s.realm(cmp.Or(req.GetName(), rightsOf(ctx).realm))
+		if err != nil {
+			return nil, err
+		}
+		what := "realm " + r.GetName()
+		expect, err := atRevision(r.GetRevision(), req.GetExpectedRevision(), what)
+		if err != nil {
+			return nil, err
+		}
+		set(&r.MaxLife, req.MaxLife)
+		set(&r.MaxRenewableLife, req.MaxRenewableLife)
+		if len(req.GetEtypes()) > 0 {
+			r.Etypes = req.GetEtypes()
+		}
+		if err := checkRealm(r); err != nil {
+			return nil, err
+		}
+		return &change{what: what, answer: &adminv1.UpdateRealmResponse{Realm: realmView(r)},
+			cmd: &statev1.Command{Op: &statev1.Command_PutRealm{PutRealm: &statev1.PutRealm{Realm: r, Expect: expect}}}}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	resp.Meta = s.meta(res)
+	resp.Realm.Revision = res.GetRevision()
+	return resp, nil
+}
+
+func checkRealm(r *statev1.Realm) error {
+	if r.GetMaxLife() < 60 || r.GetMaxLife() > secondsMax {
+		return invalid("max_life", "max_life is 60 to %d seconds", int64(secondsMax))
+	}
+	if r.GetMaxRenewableLife() < 0 || r.GetMaxRenewableLife() > secondsMax {
+		return invalid("max_renewable_life", "max_renewable_life is 0 to %d seconds", int64(secondsMax))
+	}
+	for i, e := range r.GetEtypes() {
+		if !kcrypto.EType(e).Supported() || slices.Contains(r.GetEtypes()[:i], e) {
+			return invalid("etypes", "enctype %d is not supported, or stands twice", e)
+		}
+	}
+	return nil
+}
+
+func nodeView(n *statev1.Node, role string) *adminv1.Node {
+	return &adminv1.Node{
+		Id: n.GetId(), Name: n.GetName(), PeerAddress: n.GetPeerAddress(), AdminAddress: n.GetAdminAddress(), KdcAddress: n.GetKdcAddress(),
+		KpasswdAddress: n.GetKpasswdAddress(), HttpAddress: n.GetHttpAddress(), Version: n.GetVersion(), JoinedAt: n.GetJoinedAt(), Role: role, Revision: n.GetRevision(),
+	}
+}
+
+// nodes are the member records with their roles, by name.
+func (s *Service) nodes(ctx context.Context) ([]*adminv1.Node, error) {
+	all, err := s.Reader.Nodes()
+	if err != nil {
+		return nil, err
+	}
+	st := s.Store.Status(ctx)
+	var out []*adminv1.Node
+	for _, n := range all {
+		out = append(out, nodeView(n, roleOf(st, n.GetId())))
+	}
+	slices.SortFunc(out, func(a, b *adminv1.Node) int { return cmp.Compare(a.GetName(), b.GetName()) })
+	return out, nil
+}
+
+func roleOf(st raftstore.Status, id []byte) string {
+	for _, m := range st.Nodes {
+		if string(m.ID[:]) == string(id) {
+			return m.Role
+		}
+	}
+	return "unknown"
+}
+
+func (s clusterServer) ListNodes(ctx context.Context, req *adminv1.ListNodesRequest) (*adminv1.ListNodesResponse, error) {
+	if err := requireEverywhere(ctx, VerbCluster); err != nil {
+		return nil, err
+	}
+	resp := &adminv1.ListNodesResponse{Meta: s.readMeta()}
+	all, err := s.nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp.Nodes, resp.NextPageToken, err = paged(all, (*adminv1.Node).GetName, (*adminv1.Node).GetName, req.GetFilter(), req.GetPageToken(), req.GetPageSize())
+	return resp, err
+}
+
+// RemoveNode is not replayed by request id: the second call finds no such node, which tells as much.
+func (s clusterServer) RemoveNode(ctx context.Context, req *adminv1.RemoveNodeRequest) (*adminv1.RemoveNodeResponse, error) {
+	if err := errors.Join(requireEverywhere(ctx, VerbCluster), checkRequestID(req.GetRequestId())); err != nil {
+		return nil, err
+	}
+	st := s.Store.Status(ctx)
+	i := slices.IndexFunc(st.Nodes, func(m raftstore.NodeStatus) bool { return m.Name == req.GetName() })
+	if i < 0 {
+		return nil, notFound("node " + req.GetName())
+	}
+	gone := st.Nodes[i]
+	voters, alive := voterCount(st, gone.ID)
+	if gone.Role != roleNonVoter && !req.GetForce() && (alive < voters/2+1 || voters == 2) {
+		return nil, refuse(codes.FailedPrecondition, "QUORUM_AT_RISK",
+			"without %s there are %d voters, %d of them reachable; to remove it all the same: charon node remove %s --force", gone.Name, voters, alive, gone.Name)
+	}
+	if err := s.Store.RemoveNode(ctx, gone.ID); err != nil {
+		if errors.Is(err, raftstore.ErrNotMember) {
+			return nil, notFound("node " + req.GetName())
+		}
+		return nil, err
+	}
+	if gone.Role == roleNonVoter {
+		voters, _ = voterCount(st, peer.NodeID{})
+	}
+	return &adminv1.RemoveNodeResponse{Meta: s.readMeta(), Voters: uint32(voters), Rotate: []string{"master key", "krbtgt", "replay key"}}, nil
+}
+
+const roleNonVoter = "non-voter"
+
+// voterCount counts the voters but one, and how many of them answer.
+func voterCount(st raftstore.Status, but peer.NodeID) (voters, alive int) {
+	for _, m := range st.Nodes {
+		if m.ID == but || m.Role == roleNonVoter {
+			continue
+		}
+		voters++
+		if m.Reachable {
+			alive++
+		}
+	}
+	return voters, alive
+}
+
+func (s clusterServer) TransferLeadership(ctx context.Context, req *adminv1.TransferLeadershipRequest) (*adminv1.TransferLeadershipResponse, error) {
+	if err := requireEverywhere(ctx, VerbCluster); err != nil {
+		return nil, err
+	}
+	if err := s.Store.TransferLeadership(ctx, req.GetTo()); err != nil {
+		if errors.Is(err, raftstore.ErrNotMember) {
+			return nil, notFound("node " + req.GetTo())
+		}
+		return nil, err
+	}
+	return &adminv1.TransferLeadershipResponse{Meta: s.readMeta(), Leader: s.Store.Status(ctx).Leader.Name}, nil
+}
+
+const (
+	tokenTTLDefault = 30 * time.Minute
+	tokenTTLMax     = 7 * 24 * time.Hour
+)
+
+func (s clusterServer) CreateToken(ctx context.Context, req *adminv1.CreateTokenRequest) (*adminv1.CreateTokenResponse, error) {
+	if err := requireEverywhere(ctx, VerbCluster); err != nil {
+		return nil, err
+	}
+	ttl := time.Duration(req.GetTtl()) * time.Second
+	if req.GetTtl() == 0 {
+		ttl = tokenTTLDefault
+	}
+	if req.GetTtl() < 0 || req.GetTtl() > int64(tokenTTLMax/time.Second) {
+		return nil, invalid("ttl", "a token lives at most %v", tokenTTLMax)
+	}
+	if err := s.nodeNameFree(req.GetNodeName()); err != nil {
+		return nil, err
+	}
+	var secret string
+	resp := &adminv1.CreateTokenResponse{}
+	res, err := s.mutate(ctx, req, resp, true, func() (*change, error) {
+		ca, err := s.Reader.Secret("ca/node")
+		if err != nil {
+			return nil, err
+		}
+		t, err := jointoken.New(s.Rand, sha256.Sum256(ca.GetCertificate()), s.PeerAddress, req.GetNodeName())
+		if err != nil {
+			return nil, invalid("node_name", "%v", err)
+		}
+		now := s.Now()
+		rec := t.Record(now, now.Add(ttl), callerOf(ctx).Subject)
+		secret = t.Encode()
+		return &change{what: "token", answer: &adminv1.CreateTokenResponse{Info: tokenView(rec)},
+			cmd: &statev1.Command{Op: &statev1.Command_PutToken{PutToken: &statev1.PutToken{Token: rec}}}}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	resp.Meta = s.meta(res)
+	if res.GetReplayed() {
+		return nil, refuse(codes.AlreadyExists, "TOKEN_SHOWN", "the token was made, and is shown once: make another")
+	}
+	resp.Token = secret
+	return resp, nil
+}
+
+func (s *Service) nodeNameFree(nodeName string) error {
+	if nodeName == "" {
+		return nil
+	}
+	if err := jointoken.CheckNodeName(nodeName); err != nil {
+		return invalid("node_name", "%v", err)
+	}
+	nodes, err := s.Reader.Nodes()
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		if n.GetName() == nodeName {
+			return exists("node " + nodeName)
+		}
+	}
+	return nil
+}
+
+func tokenView(t *statev1.Token) *adminv1.Token {
+	return &adminv1.Token{Id: t.GetId(), NodeName: t.GetNodeName(), ExpiresAt: t.GetExpiresAt(), UsedAt: t.GetUsedAt(), CreatedAt: t.GetCreatedAt(), CreatedBy: t.GetCreatedBy()}
+}
+
+func (s clusterServer) ListTokens(ctx context.Context, req *adminv1.ListTokensRequest) (*adminv1.ListTokensResponse, error) {
+	if err := requireEverywhere(ctx, VerbCluster); err != nil {
+		return nil, err
+	}
+	resp := &adminv1.ListTokensResponse{Meta: s.readMeta()}
+	all, err := s.Reader.Tokens()
+	if err != nil {
+		return nil, err
+	}
+	id := func(t *statev1.Token) string { return hex.EncodeToString(t.GetId()) }
+	page, next, err := paged(all, id, (*statev1.Token).GetNodeName, req.GetFilter(), req.GetPageToken(), req.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range page {
+		resp.Tokens = append(resp.Tokens, tokenView(t))
+	}
+	resp.NextPageToken = next
+	return resp, nil
+}
+
+func (s clusterServer) RevokeToken(ctx context.Context, req *adminv1.RevokeTokenRequest) (*adminv1.RevokeTokenResponse, error) {
+	if err := requireEverywhere(ctx, VerbCluster); err != nil {
+		return nil, err
+	}
+	resp := &adminv1.RevokeTokenResponse{}
+	what := "token " + hex.EncodeToString(req.GetId())
+	res, err := s.mutate(ctx, req, resp, false, func() (*change, error) {
+		if _, err := s.Reader.Token(req.GetId()); errors.Is(err, realm.ErrNotFound) {
+			return nil, notFound(what)
+		} else if err != nil {
+			return nil, err
+		}
+		return &change{what: what, answer: resp, cmd: &statev1.Command{Op: &statev1.Command_DeleteToken{DeleteToken: &statev1.DeleteToken{Id: req.GetId()}}}}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	resp.Meta = s.meta(res)
+	return resp, nil
+}
