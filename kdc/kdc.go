@@ -6,7 +6,6 @@
 package kdc
 
 import (
-	"context"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -18,15 +17,16 @@ import (
 )
 
 const (
-	clockSkewDefault   = 5 * time.Minute
-	clockSkewMax       = time.Hour
-	requestBytesMax    = 64 << 10
-	portKerberos       = 88
-	portKpasswd        = 464
-	lookasideTTL       = 5 * time.Second
-	lookasideItemsMax  = 1 << 15
-	lookasideBytesMax  = 32 << 20
-	amplificationFloor = 512
+	clockSkewDefault = 5 * time.Minute
+	clockSkewMax     = time.Hour
+	requestBytesMax  = 64 << 10
+	portKerberos     = 88
+	portKpasswd      = 464
+	// A UDP reply to who has proved nothing is at most this long, or this many times its request, whichever is more (DESIGN.md section 8).
+	unprovenReplyBytes  = 512
+	unprovenReplyFactor = 3
+	// requestedETypesMax bounds what an Event keeps of a request's enctypes.
+	requestedETypesMax = 32
 )
 
 // Config is what a Server is made of.
@@ -45,8 +45,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Observe gets one Event for each request, once, after the reply was decided. It must not block, and may keep the Event. Nil: none.
 	Observe func(*Event)
-	// AcceptIDLess accepts a TGT of a local client that carries no principal id, by name: the mark of an import whose old TGTs are
-	// still alive. The zero value refuses it (KRB_AP_ERR_MODIFIED, status PRINCIPAL_ID_MISSING).
+	// AcceptIDLess accepts a ticket of a local client that carries no principal id, by name: for as long as TGTs from before an import
+	// are alive. The zero value refuses it (KDC_ERR_TGT_REVOKED, status PRINCIPAL_ID_MISSING).
 	AcceptIDLess bool
 }
 
@@ -75,12 +75,13 @@ type Event struct {
 	Client, Server string
 	Peer           netip.AddrPort
 	Transport      string          // "udp" or "tcp"
-	ETypes         []kcrypto.EType // as requested, at most 32
+	ETypes         []kcrypto.EType // as requested, at most 32; it aliases nothing
 	SessionEType   kcrypto.EType   // of the session key issued
 	TicketEType    kcrypto.EType   // of the ticket issued
 	ReplyEType     kcrypto.EType   // of the reply's enc-part
 	PreAuth        string          // the mechanism that proved the client: "enc-ts"; empty without
-	// TicketID names the ticket issued, FromTicketID the one that was presented: 16 hex digits of a hash over the ciphertext.
+	// TicketID names the ticket issued, FromTicketID the one that was presented: 16 hex digits, the last 8 octets of
+	// the ciphertext, which are the end of its HMAC (RFC 3962, RFC 8009) or under it (RFC 4757).
 	TicketID, FromTicketID string
 	AuthTime, EndTime      time.Time
 	Flags                  krb5.TicketFlags // of the ticket issued
@@ -97,9 +98,12 @@ type Event struct {
 	Dropped bool
 }
 
-// Server answers requests. It is safe for concurrent use and shares nothing between requests but the lookaside cache.
+// Server answers requests. It is safe for concurrent use and shares nothing between requests but the lookaside cache and, for
+// clients that can be locked out, one lock a client.
 type Server struct {
-	cfg Config
+	cfg       Config
+	lookaside *lookaside
+	guesses   *guesses
 }
 
 // New makes a Server. It panics when a required field of c is missing, or ClockSkew is out of range: those are the caller's errors, found at start.
@@ -116,10 +120,5 @@ func New(c Config) *Server {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: c}
+	return &Server{cfg: c, lookaside: newLookaside(), guesses: newGuesses()}
 }
-
-// Answer gives the reply to r, DER, or nil for none: to a KRB-ERROR, to source ports 88 and 464 (CVE-2002-2443), to a request whose
-// verdict did not come before ctx ended, and to a resend of a request that is still being worked on.
-// The caller may keep the slice, and must not change it: the lookaside cache gives it out again.
-func (s *Server) Answer(ctx context.Context, r Request) []byte { return nil }

@@ -1,0 +1,230 @@
+package kdc
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/charon-kdc/charon/kdc/kdb"
+	"github.com/charon-kdc/charon/kdc/krb5"
+	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
+)
+
+// asGrant is what an AS exchange will issue, before the proof.
+type asGrant struct {
+	lifetimes
+	flags        krb5.TicketFlags
+	sessionEType kcrypto.EType
+	ticketKey    *kdb.Key
+	replyKey     *kdb.Key
+}
+
+// as is the AS exchange, RFC 4120 section 3.1.
+func (s *Server) as(ctx context.Context, q *request) ([]byte, error) {
+	f, err := s.gatherAS(q)
+	if err != nil {
+		return nil, err
+	}
+	g, err := checkAS(f)
+	if err != nil {
+		return nil, err
+	}
+	was := f.client
+	p, err := s.proveAS(ctx, q, f)
+	if err != nil {
+		return nil, err
+	}
+	if f.client != was { // the wait for the newest password has brought a newer client
+		if g, err = checkAS(f); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkProof(f, p); err != nil {
+		return nil, err
+	}
+	g.flags |= p.flags()
+	return s.sealAS(q, f, g)
+}
+
+// gatherAS looks up the realm and the principals that the request names.
+func (s *Server) gatherAS(q *request) (*asFacts, error) {
+	b := &q.msg.ReqBody
+	q.names.crealm, q.names.cname = b.Realm, b.CName
+	if b.CName == nil {
+		q.names.crealm = ""
+		return nil, refused(krb5.ErrCPrincipalUnknown, "NULL_CLIENT")
+	}
+	q.ev.Client = s.text(*b.CName, b.Realm)
+	if b.SName == nil {
+		return nil, refused(krb5.ErrSPrincipalUnknown, "NULL_SERVER")
+	}
+	f := &asFacts{body: b, now: q.now, skew: s.cfg.ClockSkew}
+	var err error
+	if f.realm, err = s.cfg.Store.Realm(b.Realm); err != nil {
+		return nil, notFound(err, krb5.ErrCPrincipalUnknown, "REALM_UNKNOWN")
+	}
+	if err = s.readClient(f); err != nil { // before the server, as MIT does: of two unknown names the client's is told
+		return nil, err
+	}
+	if f.server, err = s.cfg.Store.Principal(b.Realm, *b.SName); err != nil {
+		return nil, notFound(err, krb5.ErrSPrincipalUnknown, "SERVER_NOT_FOUND")
+	}
+	return f, nil
+}
+
+// readClient reads the client and what is known of its failures, afresh.
+func (s *Server) readClient(f *asFacts) error {
+	client, err := s.cfg.Store.Principal(f.body.Realm, *f.body.CName)
+	if err != nil {
+		return notFound(err, krb5.ErrCPrincipalUnknown, "CLIENT_NOT_FOUND")
+	}
+	f.client = client
+	f.activity = s.cfg.Proofs.Activity(client.ID)
+	return nil
+}
+
+// notFound makes a refusal of kdb.ErrNotFound, and leaves every other error as it is.
+func notFound(err error, code krb5.ErrorCode, status string) error {
+	if errors.Is(err, kdb.ErrNotFound) {
+		return refused(code, status)
+	}
+	return err
+}
+
+// checkAS decides what may be issued if the client is proved. It is pure, and in MIT's order: policy, session key, the client's key, times.
+func checkAS(f *asFacts) (*asGrant, error) {
+	if err := checkASRules(f); err != nil {
+		return nil, err
+	}
+	g := &asGrant{}
+	var ok bool
+	if g.sessionEType, ok = sessionEType(f.realm, f.server, f.client, f.body.EType); !ok {
+		return nil, refused(krb5.ErrEtypeNoSupp, "BAD_ENCRYPTION_TYPE")
+	}
+	if g.replyKey = replyKey(f.realm, f.client, f.body.EType); g.replyKey == nil {
+		return nil, refused(krb5.ErrEtypeNoSupp, "CANT_FIND_CLIENT_KEY")
+	}
+	if g.ticketKey = ticketKey(f.server); g.ticketKey == nil {
+		return nil, refused(krb5.ErrNullKey, "FINDING_SERVER_KEY")
+	}
+	var err error
+	if g.lifetimes, err = asTimes(f); err != nil {
+		return nil, err
+	}
+	g.flags = asFlags(f, g.lifetimes)
+	return g, nil
+}
+
+// asFlags are the flags of an initial ticket (RFC 4120 section 3.1.3). PRE-AUTHENT and HW-AUTHENT are not among them: only a proof gives those.
+func asFlags(f *asFacts, l lifetimes) krb5.TicketFlags {
+	flags := krb5.FlagInitial | krb5.FlagEncPARep
+	denied := f.client.Attributes | f.server.Attributes
+	o := f.body.KDCOptions
+	if o.Has(krb5.KDCOptForwardable) && !denied.Has(kdb.DisallowForwardable) {
+		flags |= krb5.FlagForwardable
+	}
+	if o.Has(krb5.KDCOptProxiable) && !denied.Has(kdb.DisallowProxiable) {
+		flags |= krb5.FlagProxiable
+	}
+	if o.Has(krb5.KDCOptAllowPostdate) {
+		flags |= krb5.FlagMayPostdate
+	}
+	if l.postdated {
+		flags |= krb5.FlagPostdated | krb5.FlagInvalid
+	}
+	if !l.renewTill.IsZero() {
+		flags |= krb5.FlagRenewable
+	}
+	if f.server.Attributes.Has(kdb.OKAsDelegate) {
+		flags |= krb5.FlagOKAsDelegate
+	}
+	return flags
+}
+
+// sealAS makes the AS-REP (RFC 4120 section 3.1.3, last paragraph).
+func (s *Server) sealAS(q *request, f *asFacts, g *asGrant) ([]byte, error) {
+	session, err := kcrypto.GenerateKey(s.cfg.Rand, g.sessionEType)
+	if err != nil {
+		return nil, err
+	}
+	part := krb5.EncTicketPart{
+		Flags:             g.flags,
+		Key:               session,
+		CRealm:            f.body.Realm,
+		CName:             issuedName(f.body, *f.body.CName, f.client),
+		Transited:         krb5.TransitedEncoding{TRType: transitedDomainX500},
+		AuthTime:          q.now.Truncate(time.Second),
+		StartTime:         g.start,
+		EndTime:           g.end,
+		RenewTill:         g.renewTill,
+		CAddr:             f.body.Addresses,
+		AuthorizationData: krb5.AuthorizationData{principalIDElement(f.client.ID)},
+	}
+	pas, err := keyInfo(f.body.EType, []*kdb.Key{g.replyKey})
+	if err != nil {
+		return nil, err
+	}
+	encPA, err := encPARep(q, g.replyKey.Key)
+	if err != nil {
+		return nil, err
+	}
+	return s.seal(q, &issue{
+		msgType:   krb5.MsgASRep,
+		part:      &part,
+		srealm:    f.body.Realm,
+		sname:     issuedName(f.body, *f.body.SName, f.server),
+		ticketKey: g.ticketKey.Key,
+		kvno:      g.ticketKey.KVNO,
+		replyKey:  g.replyKey.Key,
+		replyKVNO: g.replyKey.KVNO,
+		usage:     kcrypto.UsageASRepEncPart,
+		pas:       pas,
+		encPAs:    encPA,
+		lastReq:   lastReqs(f),
+		keyExpiry: keyExpiration(f.client),
+	})
+}
+
+// issuedName is the name as asked for, which may be an alias, unless the request lets the KDC canonicalize it (RFC 6806 section 6).
+func issuedName(b *krb5.KDCReqBody, asked krb5.PrincipalName, p *kdb.Principal) krb5.PrincipalName {
+	if b.KDCOptions.Has(krb5.KDCOptCanonicalize) {
+		return p.Name
+	}
+	return asked
+}
+
+// keyExpiration is the hint that clients warn by: the password's end or the account's, whichever comes first. Zero: neither.
+func keyExpiration(p *kdb.Principal) time.Time {
+	if p.PasswordExpiration.IsZero() || !p.Expiration.IsZero() && p.Expiration.Before(p.PasswordExpiration) {
+		return p.Expiration
+	}
+	return p.PasswordExpiration
+}
+
+// lr-types of RFC 4120 section 5.4.2.
+const (
+	lrNone           = 0
+	lrLastInitial    = 2
+	lrPasswordExpiry = 6
+	lrAccountExpiry  = 7
+)
+
+// lastReqs is what the client may know of its past and its end. The field is mandatory: without any news it says none.
+func lastReqs(f *asFacts) []krb5.LastReq {
+	var out []krb5.LastReq
+	if t := f.activity.LastSuccess; !t.IsZero() {
+		out = append(out, krb5.LastReq{LRType: lrLastInitial, LRValue: t.Truncate(time.Second)})
+	}
+	if t := f.client.PasswordExpiration; !t.IsZero() {
+		out = append(out, krb5.LastReq{LRType: lrPasswordExpiry, LRValue: t.Truncate(time.Second)})
+	}
+	if t := f.client.Expiration; !t.IsZero() {
+		out = append(out, krb5.LastReq{LRType: lrAccountExpiry, LRValue: t.Truncate(time.Second)})
+	}
+	if out == nil {
+		return noLastReq
+	}
+	return out
+}
+
+var noLastReq = []krb5.LastReq{{LRType: lrNone, LRValue: time.Unix(0, 0).UTC()}}
