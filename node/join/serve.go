@@ -1,0 +1,169 @@
+package join
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/charon-kdc/charon/adminapi/jointoken"
+	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore/peer"
+)
+
+// joinsMax bounds the exchanges at work; a stranger's further connections are closed.
+const joinsMax = 16
+
+// RetryError says that a step could not be done now, and that nothing stands against doing it in a moment.
+type RetryError struct{ Err error }
+
+func (e *RetryError) Error() string { return e.Err.Error() }
+func (e *RetryError) Unwrap() error { return e.Err }
+
+// RefusedError is a step's final no, in words for the joiner.
+type RefusedError struct{ Why string }
+
+func (e *RefusedError) Error() string { return e.Why }
+
+// Backend is the cluster as the join service uses it.
+type Backend interface {
+	// Leader gives "" when this node leads and may decide, else the leader's peer address. *RetryError without a leader.
+	Leader(ctx context.Context) (peerAddress string, err error)
+	// Token is the record, or nil when there is none.
+	Token(ctx context.Context, id []byte) (*statev1.Token, error)
+	// UseToken binds the token to the joiner's key, committed. Again with the same key is fine. *RefusedError when another
+	// key used it or it has expired.
+	UseToken(ctx context.Context, id, usedBy []byte) error
+	// Admit makes the node a member (again is fine) and certifies its key. *RefusedError when its name or address is another's.
+	Admit(ctx context.Context, n *statev1.Node, pub crypto.PublicKey, hosts []string) (*Grant, error)
+}
+
+// Server answers joiners.
+type Server struct {
+	Backend Backend
+	Logger  *slog.Logger
+
+	wg sync.WaitGroup
+}
+
+// Serve answers on the peer port's join listener until it is closed, and waits for the exchanges at work.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	defer s.wg.Wait()
+	slots := make(chan struct{}, joinsMax)
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			return err
+		}
+		pc, ok := c.(*peer.Conn)
+		if !ok {
+			c.Close()
+			continue
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			c.Close()
+			continue
+		}
+		s.wg.Go(func() {
+			defer func() { <-slots }()
+			s.exchange(ctx, pc)
+		})
+	}
+}
+
+func (s *Server) exchange(ctx context.Context, c *peer.Conn) {
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	if err := c.SetDeadline(time.Now().Add(exchangeTimeout)); err != nil {
+		return
+	}
+	r := new(Request)
+	if err := readMessage(c, r); err != nil {
+		s.Logger.Debug("join: reading the request", "peer", c.RemoteAddr(), "error", err)
+		return
+	}
+	ans := s.decide(ctx, c.ConnectionState(), r)
+	s.log(c.RemoteAddr(), r, ans)
+	if err := writeMessage(c, ans); err != nil {
+		s.Logger.Warn("join: answering", "peer", c.RemoteAddr(), "error", err)
+	}
+}
+
+func (s *Server) log(from net.Addr, r *Request, a *answer) {
+	l := s.Logger.With("peer", from, "node", r.Name)
+	switch {
+	case a.Grant != nil:
+		l.Info("join: let in")
+	case a.Refused != "":
+		l.Warn("join: refused", "reason", a.Refused)
+	case a.Retry != "":
+		l.Info("join: told to come again", "reason", a.Retry)
+	}
+}
+
+func (s *Server) decide(ctx context.Context, cs tls.ConnectionState, r *Request) *answer {
+	g, redirect, err := s.admit(ctx, cs, r)
+	switch {
+	case err == nil && g != nil:
+		return &answer{Grant: g}
+	case err == nil:
+		return &answer{Redirect: redirect}
+	}
+	if e, ok := errors.AsType[*RefusedError](err); ok {
+		return &answer{Refused: e.Why}
+	}
+	if e, ok := errors.AsType[*RetryError](err); ok {
+		return &answer{Retry: e.Error()}
+	}
+	// What went wrong here is our own matter; the joiner tries again.
+	s.Logger.Error("join", "node", r.Name, "error", err)
+	return &answer{Retry: "the node that was asked could not do it; its log says why"}
+}
+
+// admit is the order that matters: proof, name, commit of the token's use, membership; the grant with the master key is last.
+func (s *Server) admit(ctx context.Context, cs tls.ConnectionState, r *Request) (g *Grant, redirect string, err error) {
+	if err := r.check(); err != nil {
+		return nil, "", &RefusedError{Why: err.Error()}
+	}
+	if redirect, err = s.Backend.Leader(ctx); err != nil || redirect != "" {
+		return nil, redirect, err
+	}
+	csr, err := x509.ParseCertificateRequest(r.CSR)
+	if err != nil || csr.CheckSignature() != nil {
+		return nil, "", &RefusedError{Why: "the request for a certificate is not signed by its key"}
+	}
+	exporter, err := cs.ExportKeyingMaterial(exporterLabel, nil, exporterBytes)
+	if err != nil {
+		return nil, "", fmt.Errorf("exporting keying material: %w", err)
+	}
+	tok, err := s.Backend.Token(ctx, r.TokenID)
+	if err != nil {
+		return nil, "", err
+	}
+	// An unknown token and a wrong secret get one answer.
+	if tok == nil || jointoken.Verify(tok, jointoken.Proof{Public: r.Public, Signature: r.Signature}, exporter, csr.RawSubjectPublicKeyInfo) != nil {
+		return nil, "", &RefusedError{Why: "the token is not known here: it was revoked, or is another cluster's"}
+	}
+	if want := tok.GetNodeName(); want != "" && want != r.Name {
+		return nil, "", &RefusedError{Why: fmt.Sprintf("the token is for node %s, not %s", want, r.Name)}
+	}
+	if err := s.Backend.UseToken(ctx, r.TokenID, jointoken.UsedBy(csr.RawSubjectPublicKeyInfo)); err != nil {
+		return nil, "", err
+	}
+	g, err = s.Backend.Admit(ctx, r.node(r.Name), csr.PublicKey, r.Hosts)
+	return g, "", err
+}
