@@ -100,12 +100,12 @@ func (kt *Keytab) Find(realm string, name krb5.PrincipalName, kvno uint32, etype
 }
 
 // newer says whether e is more recent than o: the higher kvno, but a kvno below 128 with a timestamp that is not older counts as newer
-// than one above 240: the eight bits have wrapped.
+// than one above 240: files, protocols and databases have cut kvnos to 8 and 16 bits, and so they wrap. As in MIT krb5.
 func (e *Entry) newer(o *Entry) bool {
 	switch {
-	case e.KVNO < 128 && o.KVNO > 240 && o.KVNO < 256 && !e.Timestamp.Before(o.Timestamp):
+	case e.KVNO < 128 && o.KVNO > 240 && !e.Timestamp.Before(o.Timestamp):
 		return true
-	case o.KVNO < 128 && e.KVNO > 240 && e.KVNO < 256 && !o.Timestamp.Before(e.Timestamp):
+	case o.KVNO < 128 && e.KVNO > 240 && !o.Timestamp.Before(e.Timestamp):
 		return false
 	}
 	return e.KVNO > o.KVNO
