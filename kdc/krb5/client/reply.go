@@ -31,7 +31,7 @@ func refusal(code krb5.ErrorCode, status string, err error) *krb5.Error {
 func kdcError(e *krb5.KRBError, now time.Time) error {
 	out := &krb5.Error{Code: e.ErrorCode, Status: e.EText, EData: e.EData}
 	if e.ErrorCode == krb5.ErrSkew {
-		off := now.Sub(e.STime).Round(time.Second)
+		off := now.Sub(e.STime.Add(time.Duration(e.SUSec) * time.Microsecond)).Round(time.Second)
 		word := "ahead of"
 		if off < 0 {
 			off, word = -off, "behind"
