@@ -32,8 +32,8 @@ func krbError(t *testing.T, code krb5.ErrorCode) []byte {
 	return b
 }
 
-// kdc runs handler on a free port.
-func kdc(t *testing.T, handler transport.Handler) string {
+// listenWith runs handler on a free port.
+func listenWith(t *testing.T, handler transport.Handler) string {
 	t.Helper()
 	s, err := transport.Listen(transport.Config{Addrs: []string{"127.0.0.1:0"}, Handler: handler, UDPReaders: 1})
 	if err != nil {
@@ -69,16 +69,16 @@ func dead(t *testing.T) string {
 
 func TestWhichKDCAnswers(t *testing.T) {
 	good := reply("good")
-	alive := kdc(t, says(good))
+	alive := listenWith(t, says(good))
 	for name, c := range map[string]struct {
 		first string
 		least time.Duration // at least so long on the silent one
 	}{
 		"none before it":       {},
 		"a dead port":          {first: dead(t)},
-		"a silent one":         {first: kdc(t, silent), least: quick.Wait},
-		"one out of service":   {first: kdc(t, says(krbError(t, krb5.ErrSvcUnavailable)))},
-		"one that says rubish": {first: kdc(t, says([]byte("rubbish"))), least: quick.Wait},
+		"a silent one":         {first: listenWith(t, silent), least: quick.Wait},
+		"one out of service":   {first: listenWith(t, says(krbError(t, krb5.ErrSvcUnavailable)))},
+		"one that says rubish": {first: listenWith(t, says([]byte("rubbish"))), least: quick.Wait},
 		"a name without host":  {first: "no-such-host.invalid"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -101,8 +101,8 @@ func TestWhichKDCAnswers(t *testing.T) {
 // MIT keeps the sockets of earlier tries open, so a KDC that was slow by an election is still heard.
 func TestLateReplyCounts(t *testing.T) {
 	asked := make(chan struct{})
-	late := kdc(t, func(context.Context, transport.Packet) []byte { <-asked; return reply("late") })
-	second := kdc(t, func(ctx context.Context, p transport.Packet) []byte {
+	late := listenWith(t, func(context.Context, transport.Packet) []byte { <-asked; return reply("late") })
+	second := listenWith(t, func(ctx context.Context, p transport.Packet) []byte {
 		select {
 		case <-asked:
 		default:
@@ -118,7 +118,7 @@ func TestLateReplyCounts(t *testing.T) {
 
 func TestRetransmission(t *testing.T) {
 	var n atomic.Int32
-	addr := kdc(t, func(ctx context.Context, p transport.Packet) []byte {
+	addr := listenWith(t, func(ctx context.Context, p transport.Packet) []byte {
 		if !p.TCP && n.Add(1) == 3 {
 			return reply("third time")
 		}
@@ -141,7 +141,7 @@ func TestResponseTooBigGoesOverTCP(t *testing.T) {
 }
 
 func TestTransportByOptionAndSize(t *testing.T) {
-	addr := kdc(t, func(_ context.Context, p transport.Packet) []byte {
+	addr := listenWith(t, func(_ context.Context, p transport.Packet) []byte {
 		if p.TCP {
 			return reply("tcp")
 		}
@@ -175,7 +175,7 @@ func TestNobodyAnswers(t *testing.T) {
 	if !errors.As(err, &un) || len(un.Tried) != 3 || !strings.Contains(err.Error(), "udp/"+port+": ") || !strings.Contains(err.Error(), "proxies are not supported") {
 		t.Errorf("got %v", err)
 	}
-	addr := kdc(t, says(krbError(t, krb5.ErrSvcUnavailable)))
+	addr := listenWith(t, says(krbError(t, krb5.ErrSvcUnavailable)))
 	if _, _, err = client.Exchange(context.Background(), []string{addr}, []byte("m"), quick); code(err) != krb5.ErrSvcUnavailable {
 		t.Errorf("got %v", err)
 	}
@@ -183,14 +183,14 @@ func TestNobodyAnswers(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	short := client.ExchangeOptions{Wait: 10 * time.Millisecond, TCPTimeout: 50 * time.Millisecond}
-	if _, _, err = client.Exchange(context.Background(), []string{kdc(t, silent)}, []byte("m"), short); !errors.As(err, &un) {
+	if _, _, err = client.Exchange(context.Background(), []string{listenWith(t, silent)}, []byte("m"), short); !errors.As(err, &un) {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestExchangeEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
-	addr := kdc(t, func(c context.Context, p transport.Packet) []byte { cancel(); return silent(c, p) })
+	addr := listenWith(t, func(c context.Context, p transport.Packet) []byte { cancel(); return silent(c, p) })
 	if _, _, err := client.Exchange(ctx, []string{addr}, []byte("m"), client.ExchangeOptions{Wait: time.Hour}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
