@@ -4,38 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/charon-kdc/charon/kdc/kdb"
+	peerv1 "github.com/charon-kdc/charon/proto/charon/peer/v1"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore/forward"
 	"github.com/charon-kdc/charon/raftstore/peer"
 	"github.com/charon-kdc/charon/raftstore/realm"
+	"github.com/charon-kdc/charon/raftstore/replay"
 )
-
-// ErrNoLeader says that no leader of the realm group is known. Nothing was done.
-var ErrNoLeader = errors.New("no leader: the realm has no quorum or is electing")
-
-// ErrNotMember says that the named node is not in the cluster.
-var ErrNotMember = errors.New("no such node")
-
-// NotAppliedError says that a command was certainly not appended: try again, there.
-type NotAppliedError struct {
-	// Leader is the node to try, if known.
-	Leader NodeRef
-	Err    error
-}
-
-func (e *NotAppliedError) Error() string { return fmt.Sprintf("nothing was done: %v", e.Err) }
-func (e *NotAppliedError) Unwrap() error { return e.Err }
-
-// UnknownOutcomeError says that a command may or may not take effect. Repeating it with its request id tells.
-type UnknownOutcomeError struct {
-	Err error
-}
-
-func (e *UnknownOutcomeError) Error() string { return fmt.Sprintf("outcome unknown: %v", e.Err) }
-func (e *UnknownOutcomeError) Unwrap() error { return e.Err }
 
 // NodeRef names a node. The zero value is no node.
 type NodeRef struct {
@@ -46,112 +30,351 @@ type NodeRef struct {
 }
 
 // Store is one node's part of the cluster.
-type Store struct{}
+type Store struct {
+	cfg      Config
+	id       peer.NodeID
+	replayID peer.NodeID
+	boot     uint64
+	begun    time.Time
+	identity *peer.Identity
+
+	db      *realm.DB
+	state   *replay.State
+	applied *watermark // realm group
+	counted *watermark // replay group
+	mux     *peer.Mux
+	fwd     *forward.Forward
+	realm   *group
+	replay  *group
+	members *members
+	clocks  *clocks
+	lease   *lease
+	kdb     *principals
+	proofs  *proofs
+	commit  *committer
+
+	started atomic.Bool
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	closing sync.Once
+	stopErr error
+	// membership is signalled when the configuration may have changed.
+	membership chan struct{}
+}
 
 // Open reads Dir, checks that identity, log and state belong together, and prepares both groups. Nothing runs yet: services
-// may be registered on Forward().Server() and listeners taken from Mux() until Start.
-func Open(cfg Config) (*Store, error) { return nil, errors.ErrUnsupported }
+// may be registered on Forward().Server() and listeners taken from Mux() until Start. The listener is Open's from the call on.
+// Errors: ErrBroken.
+func Open(cfg Config) (*Store, error) {
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	cfg.Self = proto.CloneOf(cfg.Self)
+	s := &Store{
+		cfg:        cfg,
+		begun:      time.Now(),
+		membership: make(chan struct{}, 1),
+	}
+	if err := s.open(); err != nil {
+		return nil, errors.Join(err, s.closeFiles(), cfg.Listener.Close())
+	}
+	return s, nil
+}
+
+func (s *Store) open() error {
+	var err error
+	if s.id, s.replayID, err = Prepare(s.cfg.Dir); err != nil {
+		return err
+	}
+	s.cfg.Self.Id, s.cfg.Self.ReplayId = s.id[:], s.replayID[:]
+	s.cfg.Self.FeatureLevelMax = realm.FeatureLevelMax
+	if s.boot, err = readBoot(s.cfg.Dir); err != nil {
+		return err
+	}
+	if err := s.openRealm(); err != nil {
+		return err
+	}
+	if err := s.openReplay(); err != nil {
+		return err
+	}
+	joinPeers, err := loadJoinPeers(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	s.members = &members{s: s, joinPeers: joinPeers}
+	s.clocks = newClocks(s.cfg.Now)
+	s.lease = newLease(s)
+	identity := s.cfg.Identity
+	identity.Allowed = s.members.allowed
+	s.identity = &identity
+	s.mux = peer.NewMux(s.cfg.Listener, s.identity, s.cfg.Logger)
+	s.fwd = forward.New(s.identity, directory{s})
+	peerv1.RegisterPeerServer(s.fwd.Server(), &service{s: s})
+	s.kdb = newPrincipals(s)
+	s.commit = newCommitter(s)
+	s.proofs = newProofs(s)
+	s.realm.duties = s.leadRealm
+	s.replay.duties = s.leadReplay
+	return nil
+}
+
+func (s *Store) openRealm() error {
+	g := s.newGroup(realmGroup, s.id)
+	s.realm = g
+	if err := g.openLog(nil); err != nil {
+		return err
+	}
+	var err error
+	if s.db, err = realm.Open(filepath.Join(g.dir, stateFile), realm.Options{MmapSize: s.cfg.MapSize}); err != nil {
+		return err
+	}
+	index, term := s.db.Applied()
+	if err := g.checkLog(index, term, s.db.Installed()); err != nil {
+		return err
+	}
+	s.applied = newWatermark(index)
+	g.fsm = &realmFSM{db: s.db, fatal: s.fatal, applied: s.applied, configs: s.membershipChanged, installed: g.log.NoteInstall}
+	g.snaps, err = newLiveStore(s.db, g.dir)
+	return err
+}
+
+func (s *Store) openReplay() error {
+	g := s.newGroup(replayGroup, s.replayID)
+	s.replay = g
+	// A replay leader whose disk is slow delays every TGS: it hands over.
+	slow := func() {
+		if g.ready.Load() {
+			s.cfg.Logger.Warn("the disk is slow; handing the replay group over")
+			go g.raft.LeadershipTransfer()
+		}
+	}
+	if err := g.openLog(slow); err != nil {
+		return err
+	}
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(g.dir, 1, newHCLogger(s.cfg.Logger, g.name))
+	if err != nil {
+		return err
+	}
+	g.snaps = snaps
+	list, err := snaps.List()
+	if err != nil {
+		return err
+	}
+	if len(list) > 0 {
+		// Snapshots of this group do not say where they came from. One that a leader sent is newer than the log.
+		if err := g.checkLog(list[0].Index, list[0].Term, list[0].Index); err != nil {
+			return err
+		}
+	}
+	s.state = replay.New()
+	s.counted = newWatermark(0)
+	g.fsm = &replayFSM{state: s.state, fatal: s.fatal, applied: s.counted, installed: g.log.NoteInstall, snapshots: g.dir}
+	return nil
+}
 
 // Start runs both groups and, with Config.Bootstrap, makes the cluster. It returns when the local state can be read; AS
-// readiness needs no more. ctx bounds the bootstrap only.
-func (s *Store) Start(ctx context.Context) error { return errors.ErrUnsupported }
+// readiness needs no more. ctx bounds the questions to peers and the bootstrap. After an error the store is shut down.
+func (s *Store) Start(ctx context.Context) error {
+	if err := s.start(ctx); err != nil {
+		sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return errors.Join(err, s.Shutdown(sctx))
+	}
+	return nil
+}
+
+func (s *Store) start(ctx context.Context) error {
+	bootstrap := s.cfg.Bootstrap != nil
+	if bootstrap {
+		if err := s.checkEmpty(); err != nil {
+			return err
+		}
+	}
+	run, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	s.goDo(func() {
+		if err := s.mux.Serve(); err != nil {
+			s.fatal(err)
+		}
+	})
+	s.goDo(func() {
+		if err := s.fwd.Serve(s.mux.Listener(peer.ALPNForward)); err != nil {
+			s.fatal(err)
+		}
+	})
+	if err := s.checkBoot(ctx); err != nil {
+		return err
+	}
+	if err := s.realm.start(peer.ALPNRealm, bootstrap); err != nil {
+		return err
+	}
+	if err := s.replay.start(peer.ALPNReplay, bootstrap); err != nil {
+		return err
+	}
+	s.replay.fsm.(*replayFSM).started.Store(true)
+	s.started.Store(true)
+	s.membershipChanged()
+	for _, loop := range []func(context.Context){
+		s.realm.watch, s.replay.watch, s.lease.run, s.proofs.run, s.commit.serve, s.meet, s.tendMembers, s.tendSnapshots, s.announce,
+	} {
+		s.goDo(func() { loop(run) })
+	}
+	if bootstrap {
+		return s.bootstrap(ctx)
+	}
+	return nil
+}
+
+func (s *Store) goDo(f func()) {
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		f()
+	}()
+}
+
+// checkEmpty refuses to make a cluster where one is or was.
+func (s *Store) checkEmpty() error {
+	index, _ := s.db.Applied()
+	fresh, err := s.realm.log.Fresh()
+	if err != nil {
+		return err
+	}
+	other, err := s.replay.log.Fresh()
+	if err != nil {
+		return err
+	}
+	if index > 0 || !fresh || !other || len(s.members.joinPeers) > 0 {
+		return fmt.Errorf("making a cluster in %s: there is one already", s.cfg.Dir)
+	}
+	return nil
+}
+
+// bootstrap writes the first records: this node's, then those asked for.
+func (s *Store) bootstrap(ctx context.Context) error {
+	if err := s.waitReady(ctx, s.realm); err != nil {
+		return fmt.Errorf("making the cluster: %w", err)
+	}
+	self := proto.CloneOf(s.cfg.Self)
+	self.BootCounter = s.boot
+	self.JoinedAt = s.cfg.Now().UnixMilli()
+	cmds := []*statev1.Command{{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{
+		Node: self, Expect: &statev1.Expect{Condition: &statev1.Expect_Absent{Absent: true}},
+	}}}}
+	for _, c := range append(cmds, s.cfg.Bootstrap.Commands...) {
+		r, err := s.Propose(ctx, c)
+		if err != nil {
+			return fmt.Errorf("making the cluster: %w", err)
+		}
+		if r.GetCode() != statev1.Code_CODE_OK {
+			return fmt.Errorf("making the cluster: %v: %s", r.GetCode(), r.GetMessage())
+		}
+	}
+	return nil
+}
+
+func (s *Store) waitReady(ctx context.Context, g *group) error {
+	for {
+		ch := g.changes()
+		if g.ready.Load() {
+			return nil
+		}
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *Store) membershipChanged() {
+	select {
+	case s.membership <- struct{}{}:
+	default:
+	}
+}
+
+// fatal ends the process by Config.Fatal; in tests it may return.
+func (s *Store) fatal(err error) {
+	s.cfg.Logger.Error("fatal", "err", err)
+	s.cfg.Fatal(err)
+}
+
+// transferLimit is how long Shutdown lets a leader hand over.
+const transferLimit = 2 * time.Second
 
 // Shutdown hands leadership of both groups over (at most 2 s), then stops raft, transports, logs and state, in this order.
-func (s *Store) Shutdown(ctx context.Context) error { return errors.ErrUnsupported }
+// ctx bounds the handing over only.
+func (s *Store) Shutdown(ctx context.Context) error {
+	s.closing.Do(func() { s.stopErr = s.shutdown(ctx) })
+	return s.stopErr
+}
 
-// Self is this node's id.
-func (s *Store) Self() NodeRef { return NodeRef{} }
+func (s *Store) shutdown(ctx context.Context) error {
+	if s.started.Load() {
+		s.handOver(ctx)
+	}
+	return s.stop()
+}
+
+func (s *Store) handOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, transferLimit)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, g := range []*group{s.realm, s.replay} {
+		if g.raft.State() != raft.Leader || len(g.voters()) < 2 {
+			continue
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := await(ctx, g.raft.LeadershipTransfer()); err != nil {
+				s.cfg.Logger.Warn("handing leadership over", "group", g.name, "err", err)
+			}
+		}()
+	}
+	wg.Wait()
+}
+
+// stop ends everything at once, leadership or not.
+func (s *Store) stop() error {
+	if s.cancel != nil {
+		s.cancel()
+	}
+	s.fwd.Close()
+	err := errors.Join(s.realm.stop(), s.replay.stop(), s.mux.Close())
+	s.wg.Wait()
+	s.commit.wait()
+	return errors.Join(err, s.closeFiles())
+}
+
+func (s *Store) closeFiles() error {
+	var err error
+	for _, g := range []*group{s.realm, s.replay} {
+		if g != nil && g.log != nil {
+			err = errors.Join(err, g.log.Close())
+		}
+	}
+	if s.db != nil {
+		err = errors.Join(err, s.db.Close())
+	}
+	return err
+}
+
+// Self is this node.
+func (s *Store) Self() NodeRef { return s.ref(s.id) }
 
 // DB is the applied realm state, for reading.
-func (s *Store) DB() *realm.DB { return nil }
+func (s *Store) DB() *realm.DB { return s.db }
 
 // Mux is the peer port; the join service takes its listener from it.
-func (s *Store) Mux() *peer.Mux { return nil }
+func (s *Store) Mux() *peer.Mux { return s.mux }
 
 // Forward carries calls to other nodes.
-func (s *Store) Forward() *forward.Forward { return nil }
+func (s *Store) Forward() *forward.Forward { return s.fwd }
 
 // KDB is the principal database as the KDC reads it.
-func (s *Store) KDB() kdb.Store { return nil }
+func (s *Store) KDB() kdb.Store { return s.kdb }
 
 // Proofs is the shared replay cache as the KDC uses it.
-func (s *Store) Proofs() kdb.Proofs { return nil }
-
-// Propose replicates cmd and returns its result. Followers forward it, one hop. A refusal by the state machine is a Result with
-// a code, not an error. Errors: *NotAppliedError, *UnknownOutcomeError.
-func (s *Store) Propose(ctx context.Context, cmd *statev1.Command) (*statev1.Result, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// IsLeader tells whether this node leads the realm group and has applied everything before its term.
-func (s *Store) IsLeader() bool { return false }
-
-// Leader of the realm group as this node knows it.
-func (s *Store) Leader() (NodeRef, bool) { return NodeRef{}, false }
-
-// VerifyLeader returns when this node has proved that it leads and its applied state holds every acknowledged write. Error: *NotAppliedError.
-func (s *Store) VerifyLeader(ctx context.Context) error { return errors.ErrUnsupported }
-
-// WaitApplied returns when this node has applied index, a Result's.
-func (s *Store) WaitApplied(ctx context.Context, index uint64) error { return errors.ErrUnsupported }
-
-// WaitAllApplied returns when every member has applied index or its freshness lease has run out (DESIGN.md section 5), at most about
-// the lease after the call. late names the members that have not.
-func (s *Store) WaitAllApplied(ctx context.Context, index uint64) (late []NodeRef, err error) {
-	return nil, errors.ErrUnsupported
-}
-
-// AddNode adds a node to both groups as non-voter and stores its record; the leader promotes it once it keeps up. Leader only.
-func (s *Store) AddNode(ctx context.Context, n *statev1.Node) error { return errors.ErrUnsupported }
-
-// RemoveNode takes a node out of both groups and deletes its record. Leader only; the leader can't remove itself.
-func (s *Store) RemoveNode(ctx context.Context, id peer.NodeID) error { return errors.ErrUnsupported }
-
-// TransferLeadership hands both groups to that node ("" lets raft choose) and waits until it leads the realm. Any node.
-func (s *Store) TransferLeadership(ctx context.Context, name string) error {
-	return errors.ErrUnsupported
-}
-
-// Ready tells whether AS and TGS can be served; reason is empty when they can.
-func (s *Store) Ready() (as, tgs bool, reason string) { return false, false, "" }
-
-// Status of the cluster as this node sees it; it asks the other members, within ctx and at most a second.
-func (s *Store) Status(ctx context.Context) Status { return Status{} }
-
-// Status is what Status returns.
-type Status struct {
-	Self         NodeRef
-	Leader       NodeRef // of the realm group; zero if unknown
-	ReplayLeader NodeRef
-	// Quorum: a leader is known and was heard of within the lease.
-	Quorum bool
-	// Voters of the realm group, and how many of them may fail now.
-	Voters, Tolerates int
-	// Applied index of the realm group here; CommitIndex as last heard.
-	Applied, CommitIndex uint64
-	FeatureLevel         uint32
-	// ReplayState is ready, holding or cut-off.
-	ReplayState string
-	Nodes       []NodeStatus
-}
-
-// NodeStatus is one member.
-type NodeStatus struct {
-	NodeRef
-	KDCAddress, HTTPAddress string
-	// Role is leader, follower or non-voter.
-	Role string
-	// ReplayRole likewise, in the replay group; "absent" until it is a member.
-	ReplayRole string
-	// Reachable: it answered.
-	Reachable bool
-	// Lag in entries behind the leader; LastContact is the age of its last contact with the leader (negative: unknown).
-	Lag         uint64
-	LastContact time.Duration
-	Applied     uint64
-	// ClockOffset is its clock minus ours, as of the last answer.
-	ClockOffset time.Duration
-	Uptime      time.Duration
-	Version     string
-	ReplayState string
-}
+func (s *Store) Proofs() kdb.Proofs { return s.proofs }

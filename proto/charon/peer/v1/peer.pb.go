@@ -124,6 +124,7 @@ type ProposeResponse struct {
 	Result        *v1.Result              `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`   // when applied
 	Message       string                  `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"` // when not
 	Leader        []byte                  `protobuf:"bytes,4,opt,name=leader,proto3" json:"leader,omitempty"`   // node id, as the asked node knows it
+	Retry         bool                    `protobuf:"varint,5,opt,name=retry,proto3" json:"retry,omitempty"`    // not applied, and trying once more may do
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -184,6 +185,13 @@ func (x *ProposeResponse) GetLeader() []byte {
 		return x.Leader
 	}
 	return nil
+}
+
+func (x *ProposeResponse) GetRetry() bool {
+	if x != nil {
+		return x.Retry
+	}
+	return false
 }
 
 type WaitAppliedRequest struct {
@@ -744,12 +752,13 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"\x19charon/peer/v1/peer.proto\x12\x0echaron.peer.v1\x1a\x1bcharon/state/v1/state.proto\"D\n" +
 	"\x0eProposeRequest\x122\n" +
-	"\acommand\x18\x01 \x01(\v2\x18.charon.state.v1.CommandR\acommand\"\x85\x02\n" +
+	"\acommand\x18\x01 \x01(\v2\x18.charon.state.v1.CommandR\acommand\"\x9b\x02\n" +
 	"\x0fProposeResponse\x12A\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2'.charon.peer.v1.ProposeResponse.OutcomeR\aoutcome\x12/\n" +
 	"\x06result\x18\x02 \x01(\v2\x17.charon.state.v1.ResultR\x06result\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x16\n" +
-	"\x06leader\x18\x04 \x01(\fR\x06leader\"L\n" +
+	"\x06leader\x18\x04 \x01(\fR\x06leader\x12\x14\n" +
+	"\x05retry\x18\x05 \x01(\bR\x05retry\"L\n" +
 	"\aOutcome\x12\x13\n" +
 	"\x0fOUTCOME_APPLIED\x10\x00\x12\x17\n" +
 	"\x13OUTCOME_NOT_APPLIED\x10\x01\x12\x13\n" +

@@ -1,0 +1,32 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrNoLeader says that no leader of the realm group is known. Nothing was done.
+var ErrNoLeader = errors.New("no leader: the realm has no quorum or is electing")
+
+// ErrNotMember says that the named node is not in the cluster.
+var ErrNotMember = errors.New("no such node")
+
+// NotAppliedError says that a command was certainly not appended: try again, there.
+type NotAppliedError struct {
+	// Leader is the node to try, if known.
+	Leader NodeRef
+	Err    error
+	// again: trying once more may do.
+	again bool
+}
+
+func (e *NotAppliedError) Error() string { return fmt.Sprintf("nothing was done: %v", e.Err) }
+func (e *NotAppliedError) Unwrap() error { return e.Err }
+
+// UnknownOutcomeError says that a command may or may not take effect. Repeating it with its request id tells.
+type UnknownOutcomeError struct {
+	Err error
+}
+
+func (e *UnknownOutcomeError) Error() string { return fmt.Sprintf("outcome unknown: %v", e.Err) }
+func (e *UnknownOutcomeError) Unwrap() error { return e.Err }

@@ -1,0 +1,169 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore/realm"
+	"github.com/charon-kdc/charon/raftstore/replay"
+)
+
+// errStopped answers entries that come after one that could not be applied: nothing is ever skipped.
+var errStopped = errors.New("state machine has stopped")
+
+// realmFSM hands entries to the realm state.
+type realmFSM struct {
+	db        *realm.DB
+	fatal     func(error)
+	applied   *watermark
+	configs   func() // after a membership entry was applied
+	installed func() // after a snapshot was installed
+	dead      atomic.Bool
+}
+
+// ApplyBatch answers each entry with a *statev1.Result, or an error after the state machine has stopped.
+func (f *realmFSM) ApplyBatch(logs []*raft.Log) []any {
+	out := make([]any, len(logs))
+	results, err := f.apply(logs)
+	for i := range out {
+		switch {
+		case err != nil:
+			out[i] = err
+		default:
+			out[i] = results[i]
+		}
+	}
+	return out
+}
+
+func (f *realmFSM) apply(logs []*raft.Log) ([]*statev1.Result, error) {
+	if f.dead.Load() {
+		return nil, errStopped
+	}
+	entries := make([]realm.Entry, len(logs))
+	config := false
+	for i, l := range logs {
+		entries[i] = realm.Entry{Index: l.Index, Term: l.Term, Data: l.Data}
+		if l.Type == raft.LogConfiguration {
+			entries[i].Data, entries[i].Config = nil, l.Data
+			config = true
+		}
+	}
+	results, _, err := f.db.ApplyBatch(entries)
+	if err == nil && len(results) != len(logs) {
+		err = fmt.Errorf("%d results of %d entries", len(results), len(logs))
+	}
+	if err != nil {
+		f.dead.Store(true)
+		f.fatal(fmt.Errorf("applying to the realm state, index %d: %w", logs[0].Index, err))
+		return nil, err
+	}
+	index, _ := f.db.Applied()
+	f.applied.advance(index)
+	if config {
+		f.configs()
+	}
+	return results, nil
+}
+
+// Apply is there for the interface; the library uses ApplyBatch.
+func (f *realmFSM) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
+
+// Snapshot costs nothing: the state file is the snapshot.
+func (f *realmFSM) Snapshot() (raft.FSMSnapshot, error) { return liveSnapshot{}, nil }
+
+// Restore installs what a leader sent.
+func (f *realmFSM) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	if f.dead.Load() {
+		return errStopped
+	}
+	if _, err := f.db.InstallSnapshot(r); err != nil {
+		return fmt.Errorf("installing a snapshot of the realm state: %w", err)
+	}
+	index, _ := f.db.Applied()
+	f.applied.advance(index)
+	f.installed()
+	f.configs()
+	return nil
+}
+
+type liveSnapshot struct{}
+
+func (liveSnapshot) Persist(sink raft.SnapshotSink) error { return sink.Close() }
+func (liveSnapshot) Release()                             {}
+
+// replayFSM hands entries to the replay state.
+type replayFSM struct {
+	state     *replay.State
+	fatal     func(error)
+	applied   *watermark
+	installed func()
+	snapshots string // directory of the file snapshots
+	started   atomic.Bool
+	dead      atomic.Bool
+}
+
+// Apply answers with []replay.Verdict.
+func (f *replayFSM) Apply(l *raft.Log) any {
+	if f.dead.Load() {
+		return errStopped
+	}
+	v, err := f.state.Apply(l.Data)
+	if err != nil {
+		f.dead.Store(true)
+		f.fatal(fmt.Errorf("applying to the replay state, index %d: %w", l.Index, err))
+		return err
+	}
+	f.applied.advance(l.Index)
+	return v
+}
+
+func (f *replayFSM) Snapshot() (raft.FSMSnapshot, error) {
+	return &replaySnapshot{f.state.Snapshot(), f.snapshots}, nil
+}
+
+func (f *replayFSM) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	if err := f.state.Restore(r); err != nil {
+		return fmt.Errorf("restoring the replay state: %w", err)
+	}
+	if f.started.Load() {
+		f.installed()
+	}
+	return nil
+}
+
+// snapshotPace in bytes a second, so that a large snapshot does not delay the log's fsyncs.
+const snapshotPace = 32 << 20
+
+type replaySnapshot struct {
+	s   *replay.Snapshot
+	dir string
+}
+
+func (s *replaySnapshot) Persist(sink raft.SnapshotSink) error {
+	// The sink hides its file; another handle of it flushes it as well.
+	sync := func() error {
+		f, err := os.OpenFile(filepath.Join(s.dir, "snapshots", sink.ID()+".tmp", "state.bin"), os.O_RDWR, 0)
+		if err != nil {
+			return nil // Close syncs in any case; this only spreads the work
+		}
+		return errors.Join(f.Sync(), f.Close())
+	}
+	w := replay.Paced(sink, snapshotPace, time.Now, time.Sleep, sync)
+	if _, err := s.s.WriteTo(w); err != nil {
+		return errors.Join(fmt.Errorf("writing a snapshot of the replay state: %w", err), sink.Cancel())
+	}
+	return sink.Close()
+}
+
+func (s *replaySnapshot) Release() {}

@@ -1,0 +1,70 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// hclogger hands the library's log lines to slog, from WARN up.
+type hclogger struct {
+	log  *slog.Logger
+	name string
+	args []any
+}
+
+func newHCLogger(l *slog.Logger, name string) hclog.Logger {
+	return &hclogger{log: l.With("group", name), name: name}
+}
+
+func (h *hclogger) emit(l slog.Level, msg string, args []any) {
+	if l < slog.LevelWarn || !h.log.Enabled(context.Background(), l) {
+		return
+	}
+	out := make([]any, 0, len(h.args)+len(args))
+	for _, a := range append(h.args[:len(h.args):len(h.args)], args...) {
+		if f, ok := a.(hclog.Format); ok && len(f) > 0 {
+			if s, ok := f[0].(string); ok {
+				a = fmt.Sprintf(s, f[1:]...)
+			}
+		}
+		out = append(out, a)
+	}
+	h.log.Log(context.Background(), l, "raft: "+msg, out...)
+}
+
+func (h *hclogger) Log(level hclog.Level, msg string, args ...any) {
+	switch level {
+	case hclog.Warn:
+		h.Warn(msg, args...)
+	case hclog.Error:
+		h.Error(msg, args...)
+	}
+}
+func (h *hclogger) Trace(string, ...any)          {}
+func (h *hclogger) Debug(string, ...any)          {}
+func (h *hclogger) Info(string, ...any)           {}
+func (h *hclogger) Warn(msg string, args ...any)  { h.emit(slog.LevelWarn, msg, args) }
+func (h *hclogger) Error(msg string, args ...any) { h.emit(slog.LevelError, msg, args) }
+func (h *hclogger) IsTrace() bool                 { return false }
+func (h *hclogger) IsDebug() bool                 { return false }
+func (h *hclogger) IsInfo() bool                  { return false }
+func (h *hclogger) IsWarn() bool                  { return true }
+func (h *hclogger) IsError() bool                 { return true }
+func (h *hclogger) ImpliedArgs() []any            { return h.args }
+func (h *hclogger) With(args ...any) hclog.Logger {
+	return &hclogger{log: h.log, name: h.name, args: append(h.args[:len(h.args):len(h.args)], args...)}
+}
+func (h *hclogger) Name() string                     { return h.name }
+func (h *hclogger) Named(n string) hclog.Logger      { return &hclogger{log: h.log, name: n, args: h.args} }
+func (h *hclogger) ResetNamed(n string) hclog.Logger { return h.Named(n) }
+func (h *hclogger) SetLevel(hclog.Level)             {}
+func (h *hclogger) GetLevel() hclog.Level            { return hclog.Warn }
+func (h *hclogger) StandardLogger(*hclog.StandardLoggerOptions) *log.Logger {
+	return log.New(io.Discard, "", 0)
+}
+func (h *hclogger) StandardWriter(*hclog.StandardLoggerOptions) io.Writer { return io.Discard }

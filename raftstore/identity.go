@@ -1,0 +1,183 @@
+package raftstore
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/charon-kdc/charon/raftstore/logstore"
+	"github.com/charon-kdc/charon/raftstore/peer"
+)
+
+// The groups' directories in Config.Dir, and the files in them.
+const (
+	realmGroup  = "realm"
+	replayGroup = "replay"
+	idFile      = "id"
+	logFile     = "log.db"
+	stateFile   = "state.db"
+	bootFile    = "boot"
+	joinFile    = "join-peers.json"
+)
+
+// ErrBroken says that a data directory does not hold together: parts of it are missing or older than others. It must not
+// be used; the node joins again as a new one.
+var ErrBroken = errors.New("data directory is broken")
+
+// JoinPeer is a member that a joining node knows before its own log tells it.
+type JoinPeer struct {
+	ID          string `json:"id"` // hex
+	PeerAddress string `json:"peer_address"`
+}
+
+// Prepare makes a new identity in an empty dir, or returns the one that is there: the ids of both groups. The first one
+// is the node's.
+func Prepare(dir string) (id, replayID peer.NodeID, err error) {
+	if id, err = prepareGroup(filepath.Join(dir, realmGroup)); err != nil {
+		return id, replayID, err
+	}
+	replayID, err = prepareGroup(filepath.Join(dir, replayGroup))
+	return id, replayID, err
+}
+
+// prepareGroup makes id and empty log together: a directory is renamed into place that has both.
+func prepareGroup(dir string) (peer.NodeID, error) {
+	if _, err := os.Stat(dir); err == nil {
+		return readGroupID(dir)
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return peer.NodeID{}, fmt.Errorf("reading identity: %w", err)
+	}
+	fresh := dir + ".new"
+	if err := os.RemoveAll(fresh); err != nil {
+		return peer.NodeID{}, fmt.Errorf("making an identity: %w", err)
+	}
+	if err := os.MkdirAll(fresh, 0o700); err != nil {
+		return peer.NodeID{}, fmt.Errorf("making an identity: %w", err)
+	}
+	var id peer.NodeID
+	if _, err := rand.Read(id[:]); err != nil {
+		return id, err
+	}
+	if err := writeFile(filepath.Join(fresh, idFile), []byte(id.String()+"\n")); err != nil {
+		return id, fmt.Errorf("making an identity: %w", err)
+	}
+	log, err := logstore.Open(filepath.Join(fresh, logFile), logstore.Options{})
+	if err != nil {
+		return id, err
+	}
+	if err := log.Close(); err != nil {
+		return id, fmt.Errorf("making an identity: %w", err)
+	}
+	if err := os.Rename(fresh, dir); err != nil {
+		return id, fmt.Errorf("making an identity: %w", err)
+	}
+	return id, syncDir(filepath.Dir(dir))
+}
+
+// readGroupID refuses an id without its log and a log without its id: the two live and die together (RAFT.md section 4).
+func readGroupID(dir string) (peer.NodeID, error) {
+	text, idErr := os.ReadFile(filepath.Join(dir, idFile))
+	_, logErr := os.Stat(filepath.Join(dir, logFile))
+	switch {
+	case errors.Is(idErr, os.ErrNotExist) && errors.Is(logErr, os.ErrNotExist):
+		return peer.NodeID{}, fmt.Errorf("%w: %s has neither id nor log: remove the data directory and join again", ErrBroken, dir)
+	case errors.Is(idErr, os.ErrNotExist):
+		return peer.NodeID{}, fmt.Errorf("%w: %s has a log without an id: remove the data directory and join again", ErrBroken, dir)
+	case errors.Is(logErr, os.ErrNotExist):
+		return peer.NodeID{}, fmt.Errorf("%w: %s has an id without its log: remove the data directory and join again", ErrBroken, dir)
+	}
+	if err := errors.Join(idErr, logErr); err != nil {
+		return peer.NodeID{}, fmt.Errorf("reading identity: %w", err)
+	}
+	id, err := peer.ParseNodeID(strings.TrimSpace(string(text)))
+	if err != nil || id.IsZero() {
+		return id, fmt.Errorf("%w: %s: id file: %v", ErrBroken, dir, err)
+	}
+	return id, nil
+}
+
+// SaveJoinPeers notes whom a joining node believes until it has a configuration of its own. To be called after Prepare.
+func SaveJoinPeers(dir string, peers []JoinPeer) error {
+	b, err := json.Marshal(peers)
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, realmGroup, joinFile), b)
+}
+
+func loadJoinPeers(dir string) (map[peer.NodeID]string, error) {
+	b, err := os.ReadFile(filepath.Join(dir, realmGroup, joinFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading join peers: %w", err)
+	}
+	var list []JoinPeer
+	if err := json.Unmarshal(b, &list); err != nil {
+		return nil, fmt.Errorf("reading join peers: %w", err)
+	}
+	out := map[peer.NodeID]string{}
+	for _, p := range list {
+		id, err := peer.ParseNodeID(p.ID)
+		if err != nil {
+			return nil, fmt.Errorf("reading join peers: %w", err)
+		}
+		out[id] = p.PeerAddress
+	}
+	return out, nil
+}
+
+// The boot counter's file: 8 bytes, and their CRC-32C.
+func readBoot(dir string) (uint64, error) {
+	b, err := os.ReadFile(filepath.Join(dir, bootFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reading boot counter: %w", err)
+	}
+	if len(b) != 12 || crc32.Checksum(b[:8], castagnoli) != binary.LittleEndian.Uint32(b[8:]) {
+		return 0, fmt.Errorf("%w: %s: boot counter is corrupt", ErrBroken, dir)
+	}
+	return binary.LittleEndian.Uint64(b), nil
+}
+
+func writeBoot(dir string, n uint64) error {
+	b := binary.LittleEndian.AppendUint64(nil, n)
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return writeFile(filepath.Join(dir, bootFile), b)
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// writeFile is durable and atomic, mode 0600.
+func writeFile(path string, b []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,167 @@
+package raftstore
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	peerv1 "github.com/charon-kdc/charon/proto/charon/peer/v1"
+	"github.com/charon-kdc/charon/raftstore/peer"
+)
+
+// lease is this node's claim to be fresh. It asks the leader again and again; a grant, which the leader gives only after it
+// has proved that it still leads, carries the index that the leader has applied. From the moment the node *asked*, and for the
+// length of the lease, everything acknowledged before that moment is within that index. So a write that the leader has applied
+// can be unknown to a fresh node only under a grant older than the write, and those are gone one lease after it: that is
+// what WaitAllApplied waits for, whatever the network does.
+type lease struct {
+	s *Store
+	// grant in force; nil: none.
+	grant atomic.Pointer[grant]
+	// contact is when a leader was last heard of.
+	contact atomic.Pointer[time.Time]
+}
+
+type grant struct {
+	until time.Time // monotonic
+	index uint64
+}
+
+func newLease(s *Store) *lease {
+	l := &lease{s: s}
+	now := time.Now()
+	l.contact.Store(&now)
+	return l
+}
+
+// fresh tells whether a grant is in force and its index applied.
+func (l *lease) fresh() bool {
+	g := l.grant.Load()
+	return g != nil && l.s.applied.get() >= g.index && time.Now().Before(g.until)
+}
+
+// age of the last contact with a leader, or since the start if there was none.
+func (l *lease) age() time.Duration { return time.Since(*l.contact.Load()) }
+
+func (l *lease) run(ctx context.Context) {
+	every := l.s.cfg.Timing.Fresh / 4
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		changed := l.s.realm.changes()
+		l.renew(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-t.C:
+		}
+	}
+}
+
+func (l *lease) renew(ctx context.Context) {
+	asked := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, l.s.cfg.Timing.Fresh)
+	defer cancel()
+	index, ok := l.ask(ctx)
+	if !ok {
+		return
+	}
+	now := time.Now()
+	l.contact.Store(&now)
+	l.grant.Store(&grant{until: asked.Add(l.s.cfg.Timing.Fresh), index: index})
+}
+
+func (l *lease) ask(ctx context.Context) (uint64, bool) {
+	leader := nodeID(l.s.realm.leader())
+	switch {
+	case leader.IsZero():
+		return 0, false
+	case leader == l.s.id:
+		return l.s.grantLease(ctx, l.s.id)
+	}
+	cc, err := l.s.fwd.Conn(leader)
+	if err != nil {
+		return 0, false
+	}
+	resp, err := peerv1.NewPeerClient(cc).Lease(ctx, &peerv1.LeaseRequest{})
+	if err != nil || !resp.GetGranted() {
+		return 0, false
+	}
+	return resp.GetIndex(), true
+}
+
+// grantLease is the leader's side. The index is read first and leadership proved after, so the index holds everything that
+// was acknowledged when the question came.
+func (s *Store) grantLease(ctx context.Context, to peer.NodeID) (uint64, bool) {
+	if !s.started.Load() || !s.realm.ready.Load() || !s.configuredMember(to) {
+		return 0, false
+	}
+	index := s.applied.get()
+	if err := await(ctx, s.realm.raft.VerifyLeader()); err != nil {
+		return 0, false
+	}
+	return index, true
+}
+
+func (s *Store) configuredMember(id peer.NodeID) bool {
+	servers, _ := s.realm.servers()
+	for _, v := range servers {
+		if v.ID == serverID(id) {
+			return true
+		}
+	}
+	return false
+}
+
+// WaitAllApplied returns when every member has applied index or its freshness lease has run out (DESIGN.md section 5), at most about
+// the lease after the call. index must be a Result's: applied on the leader. late names the members that have not. The error is ctx's.
+func (s *Store) WaitAllApplied(ctx context.Context, index uint64) (late []NodeRef, err error) {
+	// A hundredth more, for clocks that run at slightly other rates.
+	bound := time.Now().Add(s.cfg.Timing.Fresh + s.cfg.Timing.Fresh/100 + time.Millisecond)
+	limited, cancel := context.WithDeadline(ctx, bound)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for id := range s.members.all() {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if !s.appliedAt(limited, id, index) {
+				<-limited.Done()
+				mu.Lock()
+				defer mu.Unlock()
+				late = append(late, s.ref(id))
+			}
+		}()
+	}
+	wg.Wait()
+	return late, ctx.Err()
+}
+
+// appliedAt asks one member, and waits there.
+func (s *Store) appliedAt(ctx context.Context, id peer.NodeID, index uint64) bool {
+	if id == s.id {
+		return s.applied.wait(ctx, index) == nil
+	}
+	cc, err := s.fwd.Conn(id)
+	if err != nil {
+		return false
+	}
+	resp, err := peerv1.NewPeerClient(cc).WaitApplied(ctx, &peerv1.WaitAppliedRequest{Index: index})
+	return err == nil && resp.GetApplied() >= index
+}
+
+// quorum tells whether a leader is known and was heard of within the lease.
+func (s *Store) quorum() bool {
+	if s.realm.raft == nil {
+		return false
+	}
+	if s.realm.raft.State() == raft.Leader {
+		return s.realm.ready.Load()
+	}
+	return s.realm.leader() != "" && s.lease.age() < 2*s.cfg.Timing.Fresh
+}

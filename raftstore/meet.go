@@ -1,0 +1,178 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	peerv1 "github.com/charon-kdc/charon/proto/charon/peer/v1"
+	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore/peer"
+)
+
+const (
+	// meetEvery is how often a node asks every other one how it is.
+	meetEvery = 2 * time.Second
+	// askLimit bounds one such question.
+	askLimit = time.Second
+	// announceEvery is how often a node tries to bring its record up to date until that is done.
+	announceEvery = 500 * time.Millisecond
+)
+
+func (s *Store) uptime() time.Duration { return time.Since(s.begun) }
+
+// askAll asks every other member and returns who answered.
+func (s *Store) askAll(ctx context.Context) map[peer.NodeID]*peerv1.InfoResponse {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	out := map[peer.NodeID]*peerv1.InfoResponse{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, id := range s.members.others() {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if info := s.ask(ctx, id); info != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				out[id] = info
+			}
+		}()
+	}
+	wg.Wait()
+	return out
+}
+
+// ask one member; nil when it does not answer. What it says of clock and membership is noted.
+func (s *Store) ask(ctx context.Context, id peer.NodeID) *peerv1.InfoResponse {
+	cc, err := s.fwd.Conn(id)
+	if err != nil {
+		return nil
+	}
+	begun := time.Now()
+	info, err := peerv1.NewPeerClient(cc).Info(ctx, &peerv1.InfoRequest{})
+	if err != nil || toNodeID(info.GetId()) != id {
+		return nil
+	}
+	s.clocks.heard(id, info.GetClock()+time.Since(begun).Milliseconds()/2)
+	list := map[peer.NodeID]string{}
+	for _, m := range info.GetMembers() {
+		list[toNodeID(m.GetId())] = m.GetPeerAddress()
+	}
+	if len(list) > 0 {
+		s.members.learn(info.GetConfigurationIndex(), list)
+	}
+	return info
+}
+
+// meet keeps in touch with the other members and watches this node's clock.
+func (s *Store) meet(ctx context.Context) {
+	t := time.NewTicker(min(meetEvery, 4*s.cfg.Timing.Heartbeat))
+	defer t.Stop()
+	for {
+		s.askAll(ctx)
+		s.watchClock(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+func (s *Store) watchClock(ctx context.Context) {
+	off, out := s.clocks.fromMedian()
+	switch {
+	case out:
+		s.cfg.Logger.Error("clock is off by so much that this node leaves service", "offset", off)
+		for _, g := range []*group{s.realm, s.replay} {
+			if g.ready.Load() && len(g.voters()) > 1 {
+				if err := await(ctx, g.raft.LeadershipTransfer()); err != nil {
+					s.cfg.Logger.Warn("handing leadership over", "group", g.name, "err", err)
+				}
+			}
+		}
+	case off.Abs() > offsetAlarm:
+		s.cfg.Logger.Error("clock is off the median of the nodes", "offset", off)
+	case off.Abs() > offsetWarn:
+		s.cfg.Logger.Warn("clock is off the median of the nodes", "offset", off)
+	}
+}
+
+// tendMembers closes the connections of nodes that have left.
+func (s *Store) tendMembers(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.membership:
+			s.members.refresh()
+		}
+	}
+}
+
+// snapshotAfter and snapshotEvery: every start finds a "live" snapshot at the present index, which resets the library's count
+// of entries since the last one; a node that restarts often would never truncate its log.
+const (
+	snapshotAfter = 30 * time.Second
+	snapshotEvery = 24 * time.Hour
+)
+
+func (s *Store) tendSnapshots(ctx context.Context) {
+	for wait := snapshotAfter; ; wait = snapshotEvery {
+		pause(ctx, wait)
+		if ctx.Err() != nil {
+			return
+		}
+		if err := await(ctx, s.realm.raft.Snapshot()); err != nil && err != raft.ErrNothingNewToSnapshot {
+			s.cfg.Logger.Warn("truncating the log", "group", realmGroup, "err", err)
+		}
+	}
+}
+
+// checkBoot counts this start and refuses a disk that is older than what the other members know of it: an old copy that
+// was put back has forgotten votes and acknowledged entries (RAFT.md section 8).
+func (s *Store) checkBoot(ctx context.Context) error {
+	for id, info := range s.askAll(ctx) {
+		if known := info.GetBootCounterOfAsker(); known > s.boot {
+			return fmt.Errorf("%w: %s is an old copy: it has seen %d starts, node %s knows of %d: remove the data directory and join again",
+				ErrBroken, s.cfg.Dir, s.boot, s.ref(id).Name, known)
+		}
+	}
+	s.boot++
+	if err := writeBoot(s.cfg.Dir, s.boot); err != nil {
+		return fmt.Errorf("counting this start: %w", err)
+	}
+	return nil
+}
+
+// announce brings this node's record in the realm up to date, once: boot counter, addresses, version. A node without
+// a record is not a member (yet) and waits.
+func (s *Store) announce(ctx context.Context) {
+	for ctx.Err() == nil {
+		if s.announceOnce(ctx) {
+			return
+		}
+		pause(ctx, announceEvery)
+	}
+}
+
+func (s *Store) announceOnce(ctx context.Context) bool {
+	stored, err := s.db.Node(s.id[:])
+	if err != nil {
+		return false
+	}
+	n := proto.CloneOf(s.cfg.Self)
+	n.BootCounter, n.JoinedAt, n.Revision = s.boot, stored.GetJoinedAt(), stored.GetRevision()
+	if proto.Equal(n, stored) {
+		return true
+	}
+	r, err := s.Propose(ctx, &statev1.Command{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{
+		Node: n, Expect: &statev1.Expect{Condition: &statev1.Expect_Revision{Revision: stored.GetRevision()}},
+	}}})
+	return err == nil && r.GetCode() == statev1.Code_CODE_OK
+}

@@ -1,0 +1,330 @@
+package raftstore
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/charon-kdc/charon/kdc/kdb"
+	"github.com/charon-kdc/charon/raftstore/peer"
+)
+
+const (
+	// answerLimit is how long a frame may be unanswered before the stream is thought dead and made anew.
+	answerLimit = time.Second
+	// probeEvery: while not ready, an otherwise idle node has an empty entry committed so often to learn that it works again.
+	probeEvery = 200 * time.Millisecond
+	// reportEvery: an idle node reports its clock so often.
+	reportEvery = 2 * time.Second
+)
+
+// link is a stream to the replay leader, or the leader's own committer.
+type link interface {
+	// send must not block for long. The answer comes through proofs.answered.
+	send(f *frame) error
+	close()
+}
+
+// run keeps a link to whoever leads the replay group, until ctx ends.
+func (p *proofs) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		p.watch(ctx)
+	}()
+	for ctx.Err() == nil {
+		changed := p.s.replay.changes()
+		if leader := p.s.replay.leader(); leader != "" {
+			p.session(ctx, leader)
+		}
+		t := time.NewTimer(20 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+	p.fail(kdb.ErrUnavailable)
+}
+
+// session works with one leader until the link breaks or another leads.
+func (p *proofs) session(ctx context.Context, leader raft.ServerID) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l, err := p.connect(ctx, leader, cancel)
+	if err != nil {
+		return
+	}
+	defer l.close()
+	p.mu.Lock()
+	p.up, p.spokeAt = true, time.Time{}
+	again := make([]*frame, len(p.flight))
+	for i, f := range p.flight {
+		again[i] = p.frame(f)
+	}
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		p.up, p.upAt = false, time.Now()
+		if p.state == stateReady {
+			p.setState(stateHolding)
+		}
+		p.mu.Unlock()
+	}()
+	for _, f := range again {
+		if l.send(f) != nil {
+			return
+		}
+	}
+	p.pump(ctx, l, leader)
+}
+
+// pump sends what is queued whenever fewer than four frames are unanswered.
+func (p *proofs) pump(ctx context.Context, l link, leader raft.ServerID) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	changed := p.s.replay.changes()
+	for {
+		for f := p.next(); f != nil; f = p.next() {
+			if l.send(f) != nil {
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+		case <-changed:
+			changed = p.s.replay.changes()
+		case <-tick.C:
+		}
+		if p.s.replay.leader() != leader || p.dead() {
+			return
+		}
+	}
+}
+
+// next is the next frame to send: everything queued, or a probe or report when one is due; nil when there is nothing to send now.
+func (p *proofs) next() *frame {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.flight) >= framesInFlight {
+		return nil
+	}
+	n := min(len(p.queue), frameItems)
+	f := &sent{}
+	if n == 0 {
+		every := reportEvery
+		if p.state != stateReady {
+			every = probeEvery
+			f.probe = true
+		}
+		if len(p.flight) > 0 || time.Since(p.spokeAt) < every {
+			return nil
+		}
+	}
+	p.spokeAt = time.Now()
+	f.pending = p.queue[:n:n]
+	p.queue = p.queue[n:]
+	if len(p.queue) == 0 {
+		p.queue = nil
+	}
+	p.nextID++
+	f.id = p.nextID
+	p.flight = append(p.flight, f)
+	return p.frame(f)
+}
+
+// frame is f as it goes out now; mu is held.
+func (p *proofs) frame(f *sent) *frame {
+	f.at = time.Now()
+	out := &frame{id: f.id, clock: p.s.cfg.Now().UnixMilli(), commit: f.probe, items: make([]item, len(f.pending))}
+	for i, w := range f.pending {
+		out.items[i] = w.item
+	}
+	return out
+}
+
+// dead tells whether the leader owes an answer for too long.
+func (p *proofs) dead() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.flight) > 0 && time.Since(p.flight[0].at) > answerLimit
+}
+
+// answered takes one answer; false ends the session.
+func (p *proofs) answered(id uint64, ok bool, verdicts []kdb.Verdict) bool {
+	p.mu.Lock()
+	i := 0
+	for i < len(p.flight) && p.flight[i].id != id {
+		i++
+	}
+	if i == len(p.flight) {
+		p.mu.Unlock()
+		return true // given up in the meantime
+	}
+	f := p.flight[i]
+	if !ok || len(verdicts) != len(f.pending) {
+		p.mu.Unlock()
+		return false
+	}
+	p.flight = append(p.flight[:i:i], p.flight[i+1:]...)
+	p.waiting -= len(f.pending)
+	if f.probe || len(f.pending) > 0 {
+		p.setState(stateReady)
+	}
+	p.mu.Unlock()
+	observe := p.s.cfg.Observe.ReplayWait
+	for i, w := range f.pending {
+		w.v = verdicts[i]
+		if observe != nil {
+			observe(time.Since(w.at))
+		}
+		close(w.done)
+	}
+	p.signal()
+	return true
+}
+
+// watch declares the node cut off when it has had no leader, or no verdict, for too long.
+func (p *proofs) watch(ctx context.Context) {
+	limit := p.s.cfg.Timing.CutOff
+	t := time.NewTicker(max(limit/60, 5*time.Millisecond))
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		p.mu.Lock()
+		lost := !p.up && time.Since(p.upAt) >= limit
+		if oldest := p.oldest(); oldest != nil && time.Since(oldest.at) >= limit {
+			lost = true
+		}
+		if lost {
+			p.setState(stateCutOff)
+		}
+		p.mu.Unlock()
+		if lost {
+			p.fail(kdb.ErrUnavailable)
+		}
+	}
+}
+
+// oldest pending; mu is held.
+func (p *proofs) oldest() *pending {
+	for _, f := range p.flight {
+		if len(f.pending) > 0 {
+			return f.pending[0]
+		}
+	}
+	if len(p.queue) > 0 {
+		return p.queue[0]
+	}
+	return nil
+}
+
+// fail answers everything that waits. A late verdict finds nobody, and the proof is spent.
+func (p *proofs) fail(err error) {
+	p.mu.Lock()
+	var all []*pending
+	kept := p.flight[:0:0]
+	for _, f := range p.flight {
+		if f.probe {
+			kept = append(kept, f)
+			continue
+		}
+		all = append(all, f.pending...)
+	}
+	all = append(all, p.queue...)
+	p.flight, p.queue, p.waiting = kept, nil, 0
+	p.mu.Unlock()
+	for _, w := range all {
+		w.err = err
+		close(w.done)
+	}
+}
+
+func (p *proofs) connect(ctx context.Context, leader raft.ServerID, broken func()) (link, error) {
+	if leader == p.s.replay.id {
+		return &localLink{p: p, broken: broken}, nil
+	}
+	node, addr, ok := p.s.locate(p.s.replay, leader)
+	if !ok {
+		return nil, ErrNotMember
+	}
+	dctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	c, err := peer.Dial(dctx, peer.ALPNBatch, addr, p.s.identity, node)
+	if err != nil {
+		return nil, err
+	}
+	l := &remoteLink{conn: c, limit: p.s.cfg.Timing.CutOff}
+	l.wg.Add(1)
+	go func() {
+		defer l.wg.Done()
+		defer broken()
+		l.read(p)
+	}()
+	return l, nil
+}
+
+// localLink is the leader talking to itself.
+type localLink struct {
+	p      *proofs
+	broken func()
+}
+
+func (l *localLink) send(f *frame) error {
+	l.p.s.commit.submit(&job{f, func(ok bool, v []kdb.Verdict) {
+		if !l.p.answered(f.id, ok, v) {
+			l.broken()
+		}
+	}})
+	return nil
+}
+
+func (l *localLink) close() {}
+
+type remoteLink struct {
+	conn  net.Conn
+	limit time.Duration
+	buf   []byte
+	wg    sync.WaitGroup
+}
+
+func (l *remoteLink) send(f *frame) error {
+	l.buf = appendFrame(l.buf[:0], f)
+	if err := l.conn.SetWriteDeadline(time.Now().Add(l.limit)); err != nil {
+		return err
+	}
+	_, err := l.conn.Write(l.buf)
+	return err
+}
+
+func (l *remoteLink) read(p *proofs) {
+	r := bufio.NewReaderSize(l.conn, 16<<10)
+	for {
+		b, err := readBlock(r, answerMax)
+		if err != nil {
+			return
+		}
+		a, err := decodeAnswer(b)
+		if err != nil || !p.answered(a.id, a.ok, a.verdicts) {
+			return
+		}
+	}
+}
+
+func (l *remoteLink) close() {
+	l.conn.Close()
+	l.wg.Wait()
+}

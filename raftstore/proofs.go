@@ -1,0 +1,298 @@
+package raftstore
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/charon-kdc/charon/kdc/kdb"
+	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
+	"github.com/charon-kdc/charon/raftstore/replay"
+)
+
+// ReplayKeyName is the cluster secret under which proofs are hashed: 32 bytes, sealed.
+const ReplayKeyName = "replay-key"
+
+const (
+	// queueMax bounds the proofs of this node that wait for a verdict.
+	queueMax = 20_000
+	// framesInFlight is how many frames may be unanswered.
+	framesInFlight = 4
+	// successResolution: a success is counted only if the last one on record is older, or it clears failures.
+	successResolution = 10 * time.Minute
+)
+
+// The states of the replay client (RAFT.md section 5).
+const (
+	stateHolding = iota // no leader, or not heard of it yet
+	stateReady          // verdicts arrive
+	stateCutOff         // no leader or no verdict for CutOff
+)
+
+var stateNames = [...]string{stateHolding: "holding", stateReady: "ready", stateCutOff: "cut-off"}
+
+// errDropped is what a proof gets that found the queue full: like a request that the network lost.
+var errDropped = fmt.Errorf("replay queue is full: %w", context.DeadlineExceeded)
+
+// proofs is the kdb.Proofs, and the node's side of the replay pipeline.
+type proofs struct {
+	s    *Store
+	seen *seenSet
+
+	keyMu  sync.Mutex
+	keyGen uint64
+	key    atomic.Pointer[hashKey]
+
+	mu      sync.Mutex
+	state   int
+	queue   []*pending // not sent yet, oldest first
+	flight  []*sent    // unanswered frames, oldest first
+	waiting int        // pendings in queue and flight
+	nextID  uint64
+	up      bool      // a stream to the leader stands
+	upAt    time.Time // when it last did, while it does not
+	spokeAt time.Time // when a frame was last sent
+	wake    chan struct{}
+}
+
+// pending is one submitted proof. It implements kdb.Pending.
+type pending struct {
+	item item
+	at   time.Time
+	done chan struct{}
+	v    kdb.Verdict
+	err  error
+}
+
+// sent is a frame whose answer is not in.
+type sent struct {
+	id      uint64
+	probe   bool
+	at      time.Time // of the last sending
+	pending []*pending
+}
+
+func newProofs(s *Store) *proofs {
+	return &proofs{
+		s: s, seen: newSeenSet(2*s.cfg.ClockSkew + time.Minute),
+		upAt: time.Now(), wake: make(chan struct{}, 1),
+	}
+}
+
+// Wait implements kdb.Pending.
+func (p *pending) Wait(ctx context.Context) (kdb.Verdict, error) {
+	select {
+	case <-p.done:
+		return p.v, p.err
+	default:
+	}
+	select {
+	case <-p.done:
+		return p.v, p.err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// refused is a kdb.Pending that was decided at once.
+type refused struct{ err error }
+
+func (r refused) Wait(context.Context) (kdb.Verdict, error) { return 0, r.err }
+
+// Submit implements kdb.Proofs.
+func (p *proofs) Submit(proof kdb.Proof) kdb.Pending {
+	pr, err := p.hash(proof)
+	if err != nil {
+		return refused{err}
+	}
+	return p.enqueue(item{Attempt: replay.Attempt{Proof: pr}})
+}
+
+// Attempt implements kdb.Proofs. A success that would change nothing goes as a plain proof.
+func (p *proofs) Attempt(a kdb.Attempt) kdb.Pending {
+	pr, err := p.hash(a.Proof)
+	if err != nil {
+		return refused{err}
+	}
+	p.seen.check(pr)
+	it := item{Attempt: replay.Attempt{Proof: pr, Principal: a.Client, Failed: a.Failed}, attempt: true}
+	if who, ok := p.s.kdb.byID(a.Client); ok {
+		if who.Policy != nil {
+			it.Window = uint32(who.Policy.FailureWindow / time.Second)
+		}
+		if !who.UnlockedAt.IsZero() {
+			it.UnlockedAt = who.UnlockedAt.UnixMilli()
+		}
+	}
+	if !a.Failed {
+		act := p.s.state.Activity(a.Client)
+		it.attempt = act.Failures > 0 || p.s.cfg.Now().UnixMilli()-act.LastSuccess >= successResolution.Milliseconds()
+	}
+	return p.enqueue(it)
+}
+
+// SeenHere implements kdb.Proofs. It notes the proof, so that of two copies that come at once only one is new; and it looks into the
+// applied cluster state, which knows what other nodes saw.
+func (p *proofs) SeenHere(proof kdb.Proof) bool {
+	pr, err := p.hash(proof)
+	if err != nil {
+		return false
+	}
+	return p.seen.check(pr) || p.s.state.Contains(pr) == replay.Repeat
+}
+
+// Activity implements kdb.Proofs.
+func (p *proofs) Activity(id kdb.ID) kdb.Activity {
+	a := p.s.state.Activity(id)
+	return kdb.Activity{Failures: a.Failures, LastFailure: millis(a.LastFailure), LastSuccess: millis(a.LastSuccess)}
+}
+
+func (p *proofs) enqueue(it item) kdb.Pending {
+	p.mu.Lock()
+	switch {
+	case p.state == stateCutOff:
+		p.mu.Unlock()
+		return refused{kdb.ErrUnavailable}
+	case p.waiting >= queueMax:
+		p.mu.Unlock()
+		if f := p.s.cfg.Observe.ReplayDropped; f != nil {
+			f()
+		}
+		return refused{errDropped}
+	}
+	w := &pending{item: it, at: time.Now(), done: make(chan struct{})}
+	p.queue = append(p.queue, w)
+	p.waiting++
+	p.mu.Unlock()
+	p.signal()
+	return w
+}
+
+func (p *proofs) signal() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *proofs) stateName() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return stateNames[p.state]
+}
+
+// setState is called with mu held.
+func (p *proofs) setState(state int) {
+	if p.state == state {
+		return
+	}
+	p.state = state
+	if f := p.s.cfg.Observe.ReplayState; f != nil {
+		f(stateNames[state])
+	}
+}
+
+// hashKey is the replay key with a pool of keyed hashes: making one costs more than using it.
+type hashKey struct{ pool sync.Pool }
+
+func newHashKey(key []byte) *hashKey {
+	return &hashKey{pool: sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
+}
+
+func (k *hashKey) sum(out, data []byte) {
+	h := k.pool.Get().(hash.Hash)
+	h.Reset()
+	h.Write(data)
+	var buf [sha256.Size]byte
+	copy(out, h.Sum(buf[:0]))
+	k.pool.Put(h)
+}
+
+// hash makes K and R (RAFT.md section 2).
+func (p *proofs) hash(proof kdb.Proof) (replay.Proof, error) {
+	k := p.key.Load()
+	if k == nil {
+		var err error
+		if k, err = p.loadKey(); err != nil {
+			return replay.Proof{}, errors.Join(kdb.ErrUnavailable, err)
+		}
+	}
+	out := replay.Proof{CTime: proof.Time.Unix()}
+	k.sum(out.K[:], proof.Ciphertext)
+	k.sum(out.R[:], proof.Request)
+	return out, nil
+}
+
+func (p *proofs) loadKey() (*hashKey, error) {
+	p.keyMu.Lock()
+	gen := p.keyGen
+	p.keyMu.Unlock()
+	if p.s.cfg.Ring == nil {
+		return nil, errors.New("no master key on this node")
+	}
+	sec, err := p.s.db.Secret(ReplayKeyName)
+	if err != nil {
+		return nil, fmt.Errorf("reading the replay key: %w", err)
+	}
+	plain, err := p.s.cfg.Ring.Open(masterkey.SecretAAD(p.s.identity.ClusterID[:], ReplayKeyName), sec.GetKey())
+	if err != nil {
+		return nil, err
+	}
+	if len(plain) != 32 {
+		return nil, fmt.Errorf("replay key of %d bytes; want 32", len(plain))
+	}
+	k := newHashKey(plain)
+	p.keyMu.Lock()
+	defer p.keyMu.Unlock()
+	if p.keyGen == gen {
+		p.key.Store(k)
+	}
+	return k, nil
+}
+
+// forgetKey has the key read again at the next use.
+func (p *proofs) forgetKey() {
+	p.keyMu.Lock()
+	defer p.keyMu.Unlock()
+	p.keyGen++
+	p.key.Store(nil)
+}
+
+// seenMax bounds each of the two generations of seenSet.
+const seenMax = 1 << 19
+
+// seenSet is this node's own memory of proofs: K to R, in two generations of one period each.
+type seenSet struct {
+	period time.Duration
+
+	mu        sync.Mutex
+	cur, prev map[[16]byte][8]byte
+	since     time.Time
+}
+
+func newSeenSet(period time.Duration) *seenSet {
+	return &seenSet{period: period, cur: map[[16]byte][8]byte{}, since: time.Now()}
+}
+
+// check notes p and tells whether it was there with another R.
+func (s *seenSet) check(p replay.Proof) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); now.Sub(s.since) > s.period || len(s.cur) >= seenMax {
+		s.prev, s.cur, s.since = s.cur, map[[16]byte][8]byte{}, now
+	}
+	r, ok := s.cur[p.K]
+	if !ok {
+		r, ok = s.prev[p.K]
+	}
+	if !ok {
+		s.cur[p.K] = p.R
+	}
+	return ok && r != p.R
+}

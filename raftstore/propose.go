@@ -1,0 +1,189 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/protobuf/proto"
+
+	peerv1 "github.com/charon-kdc/charon/proto/charon/peer/v1"
+	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore/realm"
+)
+
+const (
+	// electionWait is how long a proposal waits for a leader before it gives up, having done nothing.
+	electionWait = 5 * time.Second
+	// proposeLimit bounds a proposal whose caller has no deadline.
+	proposeLimit = 30 * time.Second
+)
+
+// Propose replicates cmd and returns its result. Followers forward it, one hop. A refusal by the state machine is a Result with
+// a code, not an error. When it returns, this node has applied the command, unless ctx ended first. It waits up to 5 s for a leader. Errors:
+// *NotAppliedError, *UnknownOutcomeError.
+func (s *Store) Propose(ctx context.Context, cmd *statev1.Command) (*statev1.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, proposeLimit)
+	defer cancel()
+	election, stop := context.WithTimeout(ctx, electionWait)
+	defer stop()
+	for {
+		changed := s.realm.changes()
+		r, err := s.proposeOnce(ctx, election, cmd)
+		var na *NotAppliedError
+		if err == nil || !errors.As(err, &na) || !na.again {
+			return r, err
+		}
+		// Nothing was done, so the same may be tried again with whoever leads next.
+		t := time.NewTimer(50 * time.Millisecond)
+		select {
+		case <-changed:
+		case <-t.C:
+		case <-election.Done():
+			t.Stop()
+			return nil, err
+		}
+		t.Stop()
+	}
+}
+
+func (s *Store) proposeOnce(ctx, election context.Context, cmd *statev1.Command) (*statev1.Result, error) {
+	leader, ok := s.Leader()
+	switch {
+	case !ok:
+		return nil, &NotAppliedError{Err: ErrNoLeader, again: true}
+	case leader.ID == s.id:
+		return s.proposeHere(ctx, cmd)
+	}
+	r, err := s.proposeThere(ctx, election, leader, cmd)
+	if err != nil {
+		return nil, err
+	}
+	// Reads that follow on this node see the write; if this node lags, the write stands all the same.
+	_ = s.applied.wait(ctx, r.GetIndex())
+	return r, nil
+}
+
+// proposeHere appends to this node's log; only a leader that has passed its barrier does.
+func (s *Store) proposeHere(ctx context.Context, cmd *statev1.Command) (*statev1.Result, error) {
+	if !s.realm.ready.Load() {
+		return nil, s.notApplied(raft.ErrNotLeader)
+	}
+	data, err := realm.EncodeEnvelope(cmd, s.clocks.stamp())
+	if err != nil {
+		return nil, &NotAppliedError{Err: err}
+	}
+	start := time.Now()
+	f := s.realm.raft.Apply(data, s.cfg.Timing.RPC)
+	if err := await(ctx, f); err != nil {
+		return nil, s.classify(err)
+	}
+	if observe := s.cfg.Observe.Commit; observe != nil {
+		observe(realmGroup, time.Since(start))
+	}
+	switch r := f.Response().(type) {
+	case *statev1.Result:
+		r = proto.CloneOf(r)
+		if r.GetIndex() == 0 {
+			r.Index = f.Index()
+		}
+		return r, nil
+	case error:
+		return nil, &UnknownOutcomeError{Err: r}
+	default:
+		return nil, &UnknownOutcomeError{Err: fmt.Errorf("state machine answered %T", r)}
+	}
+}
+
+func (s *Store) notApplied(err error) *NotAppliedError {
+	leader, _ := s.Leader()
+	return &NotAppliedError{Leader: leader, Err: err, again: true}
+}
+
+// classify tells what is certain from what is not (RAFT.md section 10).
+func (s *Store) classify(err error) error {
+	for _, certain := range []error{raft.ErrNotLeader, raft.ErrLeadershipTransferInProgress, raft.ErrEnqueueTimeout, raft.ErrAbortedByRestore} {
+		if errors.Is(err, certain) {
+			return s.notApplied(err)
+		}
+	}
+	return &UnknownOutcomeError{Err: err}
+}
+
+// proposeThere asks the leader. Until the connection stands nothing was sent; after that an error leaves the outcome open.
+func (s *Store) proposeThere(ctx, election context.Context, leader NodeRef, cmd *statev1.Command) (*statev1.Result, error) {
+	cc, err := s.fwd.Conn(leader.ID)
+	if err != nil {
+		return nil, &NotAppliedError{Leader: leader, Err: err, again: true}
+	}
+	if err := connected(election, cc, s.cfg.Timing.RPC); err != nil {
+		return nil, &NotAppliedError{Leader: leader, Err: fmt.Errorf("connecting to the leader, %s: %w", leader.Name, err), again: true}
+	}
+	resp, err := peerv1.NewPeerClient(cc).Propose(ctx, &peerv1.ProposeRequest{Command: cmd})
+	if err != nil {
+		return nil, &UnknownOutcomeError{Err: fmt.Errorf("forwarding to the leader, %s: %w", leader.Name, err)}
+	}
+	switch resp.GetOutcome() {
+	case peerv1.ProposeResponse_OUTCOME_APPLIED:
+		return resp.GetResult(), nil
+	case peerv1.ProposeResponse_OUTCOME_NOT_APPLIED:
+		return nil, &NotAppliedError{Leader: s.ref(toNodeID(resp.GetLeader())), Err: errors.New(resp.GetMessage()), again: resp.GetRetry()}
+	default:
+		return nil, &UnknownOutcomeError{Err: errors.New(resp.GetMessage())}
+	}
+}
+
+// connected waits until cc stands, or limit.
+func connected(ctx context.Context, cc *grpc.ClientConn, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		st := cc.GetState()
+		switch st {
+		case connectivity.Ready:
+			return nil
+		case connectivity.Shutdown:
+			return errors.New("connection is shut down")
+		case connectivity.TransientFailure:
+			return errors.New("node does not answer")
+		case connectivity.Idle:
+			cc.Connect()
+		}
+		if !cc.WaitForStateChange(ctx, st) {
+			return ctx.Err()
+		}
+	}
+}
+
+// IsLeader tells whether this node leads the realm group and has applied everything before its term.
+func (s *Store) IsLeader() bool { return s.realm.ready.Load() }
+
+// Leader of the realm group as this node knows it.
+func (s *Store) Leader() (NodeRef, bool) {
+	id := nodeID(s.realm.leader())
+	if id.IsZero() {
+		return NodeRef{}, false
+	}
+	return s.ref(id), true
+}
+
+// VerifyLeader returns when this node has proved that it leads and its applied state holds every acknowledged write. Error:
+// *NotAppliedError.
+func (s *Store) VerifyLeader(ctx context.Context) error {
+	if !s.realm.ready.Load() {
+		return s.notApplied(raft.ErrNotLeader)
+	}
+	if err := await(ctx, s.realm.raft.VerifyLeader()); err != nil {
+		return s.notApplied(err)
+	}
+	return nil
+}
+
+// WaitApplied returns when this node has applied index, a Result's, or with ctx's error.
+func (s *Store) WaitApplied(ctx context.Context, index uint64) error {
+	return s.applied.wait(ctx, index)
+}

@@ -1,0 +1,215 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/charon-kdc/charon/raftstore/peer"
+)
+
+// Status is what Status returns.
+type Status struct {
+	Self         NodeRef
+	Leader       NodeRef // of the realm group; zero if unknown
+	ReplayLeader NodeRef
+	// Quorum: a leader is known and was heard of within the lease.
+	Quorum bool
+	// Voters of the realm group, and how many of them may fail now.
+	Voters, Tolerates int
+	// Applied index of the realm group here; CommitIndex as last heard.
+	Applied, CommitIndex uint64
+	FeatureLevel         uint32
+	// ReplayState is ready, holding or cut-off.
+	ReplayState string
+	Nodes       []NodeStatus
+}
+
+// NodeStatus is one member.
+type NodeStatus struct {
+	NodeRef
+	KDCAddress, HTTPAddress string
+	// Role is leader, follower or non-voter.
+	Role string
+	// ReplayRole likewise, in the replay group; "absent" until it is a member.
+	ReplayRole string
+	// Reachable: it answered.
+	Reachable bool
+	// Lag in entries behind the leader; LastContact is the age of its last contact with the leader (negative: unknown).
+	Lag         uint64
+	LastContact time.Duration
+	Applied     uint64
+	// ClockOffset is its clock minus ours, as of the last answer.
+	ClockOffset time.Duration
+	Uptime      time.Duration
+	Version     string
+	ReplayState string
+}
+
+// The roles in Status.
+const (
+	RoleLeader   = "leader"
+	RoleFollower = "follower"
+	RoleNonVoter = "non-voter"
+	RoleAbsent   = "absent"
+)
+
+// Status of the cluster as this node sees it; it asks the other members, within ctx and at most a second.
+func (s *Store) Status(ctx context.Context) Status {
+	answers := s.askAll(ctx)
+	st := Status{
+		Self:        s.Self(),
+		Quorum:      s.quorum(),
+		Applied:     s.applied.get(),
+		ReplayState: s.proofs.stateName(),
+	}
+	st.FeatureLevel = s.db.FeatureLevel()
+	if s.started.Load() {
+		st.CommitIndex = s.realm.raft.CommitIndex()
+	}
+	st.Leader, _ = s.Leader()
+	if id := s.replay.leader(); id != "" {
+		if n, ok := s.nodeOfReplay(nodeID(id)); ok {
+			st.ReplayLeader = s.ref(n)
+		}
+	}
+	servers, _ := s.configured()
+	reachable := 0
+	for _, v := range servers {
+		id := nodeID(v.ID)
+		n := s.nodeStatus(id, v.Suffrage == raft.Voter, st.Leader.ID)
+		if info := answers[id]; info != nil {
+			n.Reachable = true
+			n.Applied, n.Version, n.ReplayState = info.GetApplied(), info.GetVersion(), info.GetReplayState()
+			n.Lag = lag(st.CommitIndex, info.GetLastIndex())
+			n.Uptime = time.Duration(info.GetUptime()) * time.Millisecond
+			n.LastContact = time.Duration(info.GetLastContact()) * time.Millisecond
+		}
+		if v.Suffrage == raft.Voter {
+			st.Voters++
+			if n.Reachable {
+				reachable++
+			}
+		}
+		st.Nodes = append(st.Nodes, n)
+	}
+	st.Tolerates = max(0, reachable-(st.Voters/2+1))
+	slices.SortFunc(st.Nodes, func(a, b NodeStatus) int { return strings.Compare(a.Name, b.Name) })
+	return st
+}
+
+// nodeStatus is what this node knows of a member without asking.
+func (s *Store) nodeStatus(id peer.NodeID, voter bool, leader peer.NodeID) NodeStatus {
+	n := NodeStatus{NodeRef: s.ref(id), Role: role(voter, id == leader), ReplayRole: RoleAbsent, LastContact: -1}
+	rec := s.cfg.Self
+	if id != s.id {
+		rec, _ = s.db.Node(id[:])
+	}
+	n.KDCAddress, n.HTTPAddress = rec.GetKdcAddress(), rec.GetHttpAddress()
+	replayID := serverID(toNodeID(rec.GetReplayId()))
+	servers, _ := s.replay.servers()
+	for _, v := range servers {
+		if v.ID == replayID {
+			n.ReplayRole = role(v.Suffrage == raft.Voter, v.ID == s.replay.leader())
+		}
+	}
+	n.ClockOffset, _ = s.clocks.offset(id)
+	if id == s.id {
+		n.Reachable = true
+		n.Applied, n.Version, n.ReplayState = s.applied.get(), s.cfg.Self.GetVersion(), s.proofs.stateName()
+		n.Uptime, n.LastContact = s.uptime(), s.lease.age()
+		if s.started.Load() {
+			n.Lag = lag(s.realm.raft.CommitIndex(), s.realm.raft.LastIndex())
+		}
+	}
+	return n
+}
+
+func role(voter, leads bool) string {
+	switch {
+	case leads:
+		return RoleLeader
+	case voter:
+		return RoleFollower
+	default:
+		return RoleNonVoter
+	}
+}
+
+// Ready tells whether AS and TGS can be served, by local knowledge and at once; reason says why not and is empty when both can.
+func (s *Store) Ready() (as, tgs bool, reason string) {
+	if why := s.unfit(); why != "" {
+		return false, false, why
+	}
+	if st := s.proofs.stateName(); st != stateNames[stateReady] {
+		return true, false, "replay cache: " + st
+	}
+	return true, true, ""
+}
+
+// unfit is why this node can't serve at all.
+func (s *Store) unfit() string {
+	switch {
+	case !s.started.Load():
+		return "not started"
+	case s.applied.get() == 0:
+		return "has not received the realm yet"
+	case s.cfg.Ring == nil:
+		return "no master key"
+	case !s.isMember():
+		return "removed from the cluster"
+	case s.lease.age() > s.cfg.StaleLimit:
+		return fmt.Sprintf("no leader heard of for %v", s.lease.age().Round(time.Second))
+	}
+	if off, out := s.clocks.fromMedian(); out {
+		return fmt.Sprintf("clock is off by %v", off)
+	}
+	return ""
+}
+
+// LastContact is the age of the last contact with a leader, or the time since the start if there was none.
+func (s *Store) LastContact() time.Duration { return s.lease.age() }
+
+// Metrics are numbers for the node's metrics page, by local knowledge.
+type Metrics struct {
+	RealmLeader, ReplayLeader                  bool
+	Applied, CommitIndex, LastIndex            uint64
+	ReplayApplied, ReplayLastIndex             uint64
+	RealmLogBytes, RealmLogFree                int64
+	ReplayLogBytes, ReplayLogFree              int64
+	ReplayItems, ReplayCounters, ReplayWaiting int
+	CachedPrincipals                           int
+	ClockOffset                                time.Duration // from the members' median
+	LastContact                                time.Duration
+	ReplayState                                string
+	Fresh                                      bool
+}
+
+// Metrics of this node.
+func (s *Store) Metrics() Metrics {
+	m := Metrics{
+		RealmLeader: s.realm.ready.Load(), ReplayLeader: s.replay.ready.Load(),
+		Applied:          s.applied.get(),
+		CachedPrincipals: s.kdb.cache.len(),
+		LastContact:      s.lease.age(),
+		ReplayState:      s.proofs.stateName(),
+		Fresh:            s.lease.fresh(),
+	}
+	if s.started.Load() {
+		m.CommitIndex, m.LastIndex = s.realm.raft.CommitIndex(), s.realm.raft.LastIndex()
+		m.ReplayApplied, m.ReplayLastIndex = s.replay.raft.AppliedIndex(), s.replay.raft.LastIndex()
+	}
+	m.RealmLogBytes, m.RealmLogFree = s.realm.log.Stats()
+	m.ReplayLogBytes, m.ReplayLogFree = s.replay.log.Stats()
+	st := s.state.Stats()
+	m.ReplayItems, m.ReplayCounters = st.Items, st.Counters
+	s.proofs.mu.Lock()
+	m.ReplayWaiting = s.proofs.waiting
+	s.proofs.mu.Unlock()
+	m.ClockOffset, _ = s.clocks.fromMedian()
+	return m
+}
