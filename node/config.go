@@ -149,12 +149,12 @@ func (c *Config) AuditPath() string { return c.or(c.Audit.File, "audit.log") }
 // MasterKeyPath is the master key's file: a systemd credential named master.key if there is one, else in the data directory.
 func (c *Config) MasterKeyPath() string {
 	if d := os.Getenv("CREDENTIALS_DIRECTORY"); d != "" {
-		p := filepath.Join(d, "master.key")
+		p := filepath.Join(d, masterKeyFile)
 		if _, err := os.Stat(p); err == nil {
 			return p
 		}
 	}
-	return filepath.Join(c.Dir, "master.key")
+	return filepath.Join(c.Dir, masterKeyFile)
 }
 
 func (c *Config) or(path, inDir string) string {

@@ -16,15 +16,16 @@ import (
 	"github.com/charon-kdc/charon/node/pki"
 )
 
-// Files in the data directory, beside master.key, admin.sock and audit.log whose places Config tells.
+// Files in the data directory, beside admin.sock and audit.log whose places Config tells.
 const (
-	lockFile     = "lock"
-	nodeCertFile = "node.crt" // PEM: this node's certificate, then the node authority's
-	nodeKeyFile  = "node.key" // PEM, PKCS #8, 0600
-	caFile       = "ca.crt"   // PEM: the node authority, which admin clients hold servers against
-	adminDir     = "admin"    // the first admin client's ca.crt, root.crt and root.key
-	raftDir      = "raft"     // both groups' logs and state
-	configFile   = "charon.toml"
+	lockFile      = "lock"
+	masterKeyFile = "master.key"
+	nodeCertFile  = "node.crt" // PEM: this node's certificate, then the node authority's
+	nodeKeyFile   = "node.key" // PEM, PKCS #8, 0600
+	caFile        = "ca.crt"   // PEM: the node authority, which admin clients hold servers against
+	adminDir      = "admin"    // the first admin client's ca.crt, root.crt and root.key
+	raftDir       = "raft"     // both groups' logs and state
+	configFile    = "charon.toml"
 )
 
 // ErrNoNode says that a data directory holds no node: nothing was made or joined there.
@@ -107,15 +108,18 @@ func pemKey(key *ecdsa.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// credentials is a node's identity as its data directory holds it.
-type credentials struct {
+// ownCert is a node's identity as its data directory holds it.
+type ownCert struct {
 	pki.NodeIdentity
 	authority *x509.Certificate
 	cert      *tls.Certificate // leaf, then authority
 }
 
+// expires is when the node's certificate ends.
+func (c *ownCert) expires() time.Time { return c.cert.Leaf.NotAfter }
+
 // loadCredentials reads and checks the node's certificate and key. ErrNoNode when there is none.
-func loadCredentials(dir string, now time.Time) (*credentials, error) {
+func loadCredentials(dir string, now time.Time) (*ownCert, error) {
 	certPath, keyPath := filepath.Join(dir, nodeCertFile), filepath.Join(dir, nodeKeyFile)
 	if _, err := os.Stat(certPath); errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w in %s: make a realm with charon init, or join one with charon join", ErrNoNode, dir)
@@ -135,7 +139,7 @@ func loadCredentials(dir string, now time.Time) (*credentials, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the node's own certificate %s: %w", certPath, err)
 	}
-	return &credentials{NodeIdentity: id, authority: authority, cert: &pair}, nil
+	return &ownCert{NodeIdentity: id, authority: authority, cert: &pair}, nil
 }
 
 // writeCredentials writes the key first: a certificate file means that the node is whole.

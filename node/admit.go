@@ -1,0 +1,128 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
+	"github.com/charon-kdc/charon/node/join"
+	"github.com/charon-kdc/charon/node/pki"
+	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore"
+	"github.com/charon-kdc/charon/raftstore/realm"
+)
+
+// doorkeeper is the cluster as the join service uses it.
+type doorkeeper struct {
+	store *raftstore.Store
+	ring  *masterkey.Ring
+	now   func() time.Time
+}
+
+func (d *doorkeeper) Leader(context.Context) (string, error) {
+	if d.store.IsLeader() {
+		return "", nil
+	}
+	l, ok := d.store.Leader()
+	if !ok || l.ID == d.store.Self().ID {
+		return "", &join.RetryError{Err: raftstore.ErrNoLeader}
+	}
+	return l.PeerAddress, nil
+}
+
+func (d *doorkeeper) Token(ctx context.Context, id []byte) (*statev1.Token, error) {
+	if err := d.store.VerifyLeader(ctx); err != nil {
+		return nil, &join.RetryError{Err: err}
+	}
+	t, err := d.store.DB().Token(id)
+	if errors.Is(err, realm.ErrNotFound) {
+		return nil, nil
+	}
+	return t, err
+}
+
+func (d *doorkeeper) UseToken(ctx context.Context, id, usedBy []byte) error {
+	r, err := d.store.Propose(ctx, &statev1.Command{Op: &statev1.Command_UseToken{UseToken: &statev1.UseToken{Id: id, UsedBy: usedBy}}})
+	if err != nil {
+		return &join.RetryError{Err: err} // an unknown outcome, too: the same use may be committed twice
+	}
+	switch r.GetCode() {
+	case statev1.Code_CODE_OK:
+		return nil
+	case statev1.Code_CODE_TOKEN_REFUSED, statev1.Code_CODE_NOT_FOUND:
+		return &join.RefusedError{Why: r.GetMessage() + ": make another with charon token create"}
+	default:
+		return fmt.Errorf("using the token: %v: %s", r.GetCode(), r.GetMessage())
+	}
+}
+
+func (d *doorkeeper) Admit(ctx context.Context, n *statev1.Node, pub crypto.PublicKey, hosts []string) (*join.Grant, error) {
+	nodes, err := d.store.DB().Nodes()
+	if err != nil {
+		return nil, err
+	}
+	again := false
+	for _, m := range nodes {
+		switch {
+		case bytes.Equal(m.GetId(), n.GetId()):
+			again = true
+		case m.GetName() == n.GetName():
+			return nil, &join.RefusedError{Why: fmt.Sprintf("there is a node %s; if it is lost for good: charon node remove %s", m.GetName(), m.GetName())}
+		case m.GetPeerAddress() == n.GetPeerAddress():
+			return nil, &join.RefusedError{Why: fmt.Sprintf("node %s has the peer address %s; if it is lost for good: charon node remove %s", m.GetName(), m.GetPeerAddress(), m.GetName())}
+		}
+	}
+	n.JoinedAt = d.now().UnixMilli()
+	// Before the certificate, which its holder could use from then on.
+	if err := d.store.AddNode(ctx, n); err != nil && !again {
+		return nil, &join.RetryError{Err: err}
+	}
+	return d.grant(n, pub, hosts, nodes)
+}
+
+func (d *doorkeeper) grant(n *statev1.Node, pub crypto.PublicKey, hosts []string, nodes []*statev1.Node) (*join.Grant, error) {
+	cl, err := d.store.DB().Cluster()
+	if err != nil {
+		return nil, err
+	}
+	authority, err := loadAuthority(d.store.DB(), d.ring, pki.Nodes)
+	if err != nil {
+		return nil, err
+	}
+	id := pki.NodeIdentity{Cluster: [16]byte(cl.GetId()), Node: [16]byte(n.GetId()), Name: n.GetName()}
+	cert, err := authority.IssueNode(rand.Reader, d.now(), pub, id, hosts)
+	if err != nil {
+		return nil, err
+	}
+	g := &join.Grant{
+		ClusterID: cl.GetId(), Realm: cl.GetDefaultRealm(), Name: n.GetName(), Certificate: cert, Authority: authority.Cert.Raw, MasterKey: d.ring.Text(),
+	}
+	for _, m := range nodes {
+		if !bytes.Equal(m.GetId(), n.GetId()) {
+			g.Members = append(g.Members, join.Member{ID: m.GetId(), Name: m.GetName(), PeerAddress: m.GetPeerAddress()})
+		}
+	}
+	return g, nil
+}
+
+// loadAuthority opens an authority's key out of the realm state.
+func loadAuthority(db *realm.DB, ring *masterkey.Ring, kind pki.Kind) (*pki.Authority, error) {
+	cl, err := db.Cluster()
+	if err != nil {
+		return nil, fmt.Errorf("opening the %s authority: %w", kind, err)
+	}
+	s, err := db.Secret(kind.SecretName())
+	if err != nil {
+		return nil, fmt.Errorf("opening the %s authority: %w", kind, err)
+	}
+	key, err := ring.Open(masterkey.SecretAAD(cl.GetId(), kind.SecretName()), s.GetKey())
+	if err != nil {
+		return nil, fmt.Errorf("opening the %s authority: %w", kind, err)
+	}
+	return pki.LoadAuthority(kind, s.GetCertificate(), key)
+}

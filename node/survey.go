@@ -1,0 +1,82 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/charon-kdc/charon/raftstore"
+)
+
+const (
+	surveyEvery = 2 * time.Second
+	surveyLimit = time.Second
+)
+
+// survey asks the store how the cluster is, in the background, so that a scrape or a health question never waits for the network.
+type survey struct {
+	status func(context.Context) raftstore.Status
+	log    *slog.Logger
+	last   atomic.Pointer[raftstore.Status]
+}
+
+func (s *survey) run(ctx context.Context) {
+	t := time.NewTicker(surveyEvery)
+	defer t.Stop()
+	for {
+		sctx, cancel := context.WithTimeout(ctx, surveyLimit)
+		st := s.status(sctx)
+		cancel()
+		s.last.Store(&st)
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// own is this node's line of the last survey; ok is false before the first.
+func (s *survey) own() (n raftstore.NodeStatus, st raftstore.Status, ok bool) {
+	p := s.last.Load()
+	if p == nil {
+		return n, st, false
+	}
+	for _, n := range p.Nodes {
+		if n.ID == p.Self.ID {
+			return n, *p, true
+		}
+	}
+	return n, *p, false
+}
+
+// clockOffset is this node's clock minus the lower median of all that answered.
+func (s *survey) clockOffset() time.Duration {
+	p := s.last.Load()
+	if p == nil {
+		return 0
+	}
+	offsets := []time.Duration{0} // own
+	for _, n := range p.Nodes {
+		if n.Reachable && n.ID != p.Self.ID {
+			offsets = append(offsets, n.ClockOffset)
+		}
+	}
+	slices.SortFunc(offsets, cmp.Compare[time.Duration])
+	return -offsets[(len(offsets)-1)/2]
+}
+
+// lag is how many entries this node is behind the leader, as far as it knows.
+func (s *survey) lag() uint64 {
+	n, st, ok := s.own()
+	if !ok {
+		return 0
+	}
+	if st.CommitIndex > st.Applied {
+		return max(n.Lag, st.CommitIndex-st.Applied)
+	}
+	return n.Lag
+}
