@@ -106,8 +106,9 @@ func (c *APContext) CheckBody(body []byte) error {
 }
 
 // AcceptAPReq opens and checks an AP-REQ, DER, as RFC 4120 section 3.2.3 has it, except for what the caller alone can do: whether the
-// address is right (CheckAddress), whether the proof was seen before, and authorization data. skew is the clock skew allowed
-// either way. Every refusal is a *Error. USE-SESSION-KEY is refused with KRB_AP_ERR_NOKEY; see AcceptUserToUser.
+// address is right (CheckAddress), whether the proof was seen before, and what is inside AD-IF-RELEVANT. Authorization data outside it, which
+// nobody here understands, is refused with KDC_ERR_POLICY, as section 1.5.1 demands. skew is the clock skew allowed either way. Every refusal
+// is a *Error. USE-SESSION-KEY is refused with KRB_AP_ERR_NOKEY; see AcceptUserToUser.
 func AcceptAPReq(raw []byte, lookup KeyLookup, now time.Time, skew time.Duration) (*APContext, error) {
 	return acceptAPReq(raw, now, skew, func(req *APReq) (*kcrypto.Key, error) {
 		if req.APOptions.Has(APOptUseSessionKey) {
@@ -158,10 +159,24 @@ func acceptAPReq(raw []byte, now time.Time, skew time.Duration, keyFor func(*APR
 	if err := CheckTicketTimes(ticket, now, skew); err != nil {
 		return nil, err
 	}
+	if critical := append(ticket.AuthorizationData.Critical(), auth.AuthorizationData.Critical()...); len(critical) > 0 {
+		return nil, &Error{Code: ErrPolicy, Status: "AUTHDATA", Err: fmt.Errorf("authorization data of types %v", critical)}
+	}
 	return &APContext{
 		Options: req.APOptions, Realm: req.Ticket.Realm, SName: req.Ticket.SName,
 		Ticket: ticket, Authenticator: auth, SubKey: auth.SubKey, Proof: req.Authenticator.Cipher,
 	}, nil
+}
+
+// Critical are the types of the elements that a server must understand or refuse: all but AD-IF-RELEVANT (RFC 4120 sections 1.5.1 and 5.2.6.1).
+func (a AuthorizationData) Critical() []int32 {
+	var out []int32
+	for _, e := range a {
+		if e.ADType != ADIfRelevant {
+			out = append(out, e.ADType)
+		}
+	}
+	return out
 }
 
 // malformed is the refusal for an AP-REQ that does not decode (RFC 4120 section 3.2.3).

@@ -147,3 +147,5 @@ func flatten(path string, v reflect.Value, out map[string]string) {
 		out[path] = fmt.Sprint(v.Uint())
 	}
 }
+
+func isBoth(err, a, b error) bool { return errors.Is(err, a) && errors.Is(err, b) }
