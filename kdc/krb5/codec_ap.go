@@ -1,8 +1,6 @@
 package krb5
 
-import (
-	"golang.org/x/crypto/cryptobyte"
-)
+import ()
 
 // DecodeAPReq reads DER, one AP-REQ (RFC 4120 section 5.5.1).
 func DecodeAPReq(b []byte) (*APReq, error) {
@@ -14,12 +12,12 @@ func EncodeAPReq(m *APReq) ([]byte, error) {
 	return encodeApplication(nil, m, uint8(MsgAPReq), writeAPReq)
 }
 
-func readAPReq(r *reader, s *cryptobyte.String, out *APReq) {
-	r.version(s, 0, "AP-REQ pvno")
-	r.msgType(s, 1, MsgAPReq, "AP-REQ msg-type")
-	out.APOptions = APOptions(r.flags(r.field(s, 2, "AP-REQ ap-options"), "AP-REQ ap-options"))
-	readTicketField(r, r.field(s, 3, "AP-REQ ticket"), &out.Ticket)
-	sequence(r, r.field(s, 4, "AP-REQ authenticator"), "AP-REQ authenticator", &out.Authenticator, readEncryptedData)
+func readAPReq(r *reader, out *APReq) {
+	r.version(0, "AP-REQ pvno")
+	r.msgType(1, MsgAPReq, "AP-REQ msg-type")
+	out.APOptions = APOptions(r.flags(r.field(2, "AP-REQ ap-options"), "AP-REQ ap-options"))
+	readTicketField(r, r.field(3, "AP-REQ ticket"), &out.Ticket)
+	sequence(r, r.field(4, "AP-REQ authenticator"), "AP-REQ authenticator", &out.Authenticator, readEncryptedData)
 }
 
 func writeAPReq(w *writer, v *APReq) {
@@ -50,24 +48,24 @@ func EncodeAuthenticator(m *Authenticator) ([]byte, error) {
 	return encodeApplication(nil, m, tagAuthenticator, writeAuthenticator)
 }
 
-func readAuthenticator(r *reader, s *cryptobyte.String, room *authenticatorRoom) {
+func readAuthenticator(r *reader, room *authenticatorRoom) {
 	out := &room.auth
-	r.version(s, 0, "Authenticator authenticator-vno")
-	out.CRealm = r.realmName(r.field(s, 1, "Authenticator crealm"), "Authenticator crealm")
-	out.CName = r.name(r.field(s, 2, "Authenticator cname"), "Authenticator cname")
-	if f, ok := r.optional(s, 3, "Authenticator cksum"); ok {
+	r.version(0, "Authenticator authenticator-vno")
+	out.CRealm = r.realmName(r.field(1, "Authenticator crealm"), "Authenticator crealm")
+	out.CName = r.name(r.field(2, "Authenticator cname"), "Authenticator cname")
+	if f, ok := r.optional(3, "Authenticator cksum"); ok {
 		sequence(r, f, "Authenticator cksum", &room.cksum, readChecksum)
 		out.Cksum = &room.cksum
 	}
-	out.CUSec = r.int32(r.field(s, 4, "Authenticator cusec"), "Authenticator cusec")
-	out.CTime = r.time(r.field(s, 5, "Authenticator ctime"), "Authenticator ctime")
-	if f, ok := r.optional(s, 6, "Authenticator subkey"); ok {
+	out.CUSec = r.int32(r.field(4, "Authenticator cusec"), "Authenticator cusec")
+	out.CTime = r.time(r.field(5, "Authenticator ctime"), "Authenticator ctime")
+	if f, ok := r.optional(6, "Authenticator subkey"); ok {
 		out.SubKey = r.key(f, "Authenticator subkey")
 	}
-	if f, ok := r.optional(s, 7, "Authenticator seq-number"); ok {
+	if f, ok := r.optional(7, "Authenticator seq-number"); ok {
 		out.SeqNumber, out.HasSeqNumber = r.integer(f, "Authenticator seq-number"), true
 	}
-	if f, ok := r.optional(s, 8, "Authenticator authorization-data"); ok {
+	if f, ok := r.optional(8, "Authenticator authorization-data"); ok {
 		out.AuthorizationData = list(r, f, "Authenticator authorization-data", readAuthorizationDataElement)
 	}
 }
@@ -100,10 +98,10 @@ func EncodeAPRep(m *APRep) ([]byte, error) {
 	return encodeApplication(nil, m, uint8(MsgAPRep), writeAPRep)
 }
 
-func readAPRep(r *reader, s *cryptobyte.String, out *APRep) {
-	r.version(s, 0, "AP-REP pvno")
-	r.msgType(s, 1, MsgAPRep, "AP-REP msg-type")
-	sequence(r, r.field(s, 2, "AP-REP enc-part"), "AP-REP enc-part", &out.EncPart, readEncryptedData)
+func readAPRep(r *reader, out *APRep) {
+	r.version(0, "AP-REP pvno")
+	r.msgType(1, MsgAPRep, "AP-REP msg-type")
+	sequence(r, r.field(2, "AP-REP enc-part"), "AP-REP enc-part", &out.EncPart, readEncryptedData)
 }
 
 func writeAPRep(w *writer, v *APRep) {
@@ -122,13 +120,13 @@ func EncodeEncAPRepPart(m *EncAPRepPart) ([]byte, error) {
 	return encodeApplication(nil, m, tagEncAPRepPart, writeEncAPRepPart)
 }
 
-func readEncAPRepPart(r *reader, s *cryptobyte.String, out *EncAPRepPart) {
-	out.CTime = r.time(r.field(s, 0, "EncAPRepPart ctime"), "EncAPRepPart ctime")
-	out.CUSec = r.int32(r.field(s, 1, "EncAPRepPart cusec"), "EncAPRepPart cusec")
-	if f, ok := r.optional(s, 2, "EncAPRepPart subkey"); ok {
+func readEncAPRepPart(r *reader, out *EncAPRepPart) {
+	out.CTime = r.time(r.field(0, "EncAPRepPart ctime"), "EncAPRepPart ctime")
+	out.CUSec = r.int32(r.field(1, "EncAPRepPart cusec"), "EncAPRepPart cusec")
+	if f, ok := r.optional(2, "EncAPRepPart subkey"); ok {
 		out.SubKey = r.key(f, "EncAPRepPart subkey")
 	}
-	if f, ok := r.optional(s, 3, "EncAPRepPart seq-number"); ok {
+	if f, ok := r.optional(3, "EncAPRepPart seq-number"); ok {
 		out.SeqNumber, out.HasSeqNumber = r.integer(f, "EncAPRepPart seq-number"), true
 	}
 }

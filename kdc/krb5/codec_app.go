@@ -2,8 +2,6 @@ package krb5
 
 import (
 	"time"
-
-	"golang.org/x/crypto/cryptobyte"
 )
 
 // DecodeKRBSafe reads DER, one KRB-SAFE (RFC 4120 section 5.6.1).
@@ -16,13 +14,13 @@ func EncodeKRBSafe(m *KRBSafe) ([]byte, error) {
 	return encodeApplication(nil, m, uint8(MsgSafe), writeKRBSafe)
 }
 
-func readKRBSafe(r *reader, s *cryptobyte.String, out *KRBSafe) {
-	r.version(s, 0, "KRB-SAFE pvno")
-	r.msgType(s, 1, MsgSafe, "KRB-SAFE msg-type")
-	f := r.field(s, 2, "KRB-SAFE safe-body")
+func readKRBSafe(r *reader, out *KRBSafe) {
+	r.version(0, "KRB-SAFE pvno")
+	r.msgType(1, MsgSafe, "KRB-SAFE msg-type")
+	f := r.field(2, "KRB-SAFE safe-body")
 	out.RawBody = f[:len(f):len(f)]
 	sequence(r, f, "KRB-SAFE safe-body", &out.SafeBody, readKRBSafeBody)
-	sequence(r, r.field(s, 3, "KRB-SAFE cksum"), "KRB-SAFE cksum", &out.Cksum, readChecksum)
+	sequence(r, r.field(3, "KRB-SAFE cksum"), "KRB-SAFE cksum", &out.Cksum, readChecksum)
 }
 
 func writeKRBSafe(w *writer, v *KRBSafe) {
@@ -42,19 +40,19 @@ func EncodeKRBSafeBody(m *KRBSafeBody) ([]byte, error) { return encodeSequence(m
 
 // EncKRBPrivPart has the fields of KRBSafeBody under the same tags, so one reader and one writer serve both.
 
-func readKRBSafeBody(r *reader, s *cryptobyte.String, out *KRBSafeBody) {
-	out.UserData = r.octets(r.field(s, 0, "user-data"), "user-data")
-	if f, ok := r.optional(s, 1, "timestamp"); ok {
+func readKRBSafeBody(r *reader, out *KRBSafeBody) {
+	out.UserData = r.octets(r.field(0, "user-data"), "user-data")
+	if f, ok := r.optional(1, "timestamp"); ok {
 		out.Timestamp = r.time(f, "timestamp")
 	}
-	if f, ok := r.optional(s, 2, "usec"); ok {
+	if f, ok := r.optional(2, "usec"); ok {
 		out.USec, out.HasUSec = r.int32(f, "usec"), true
 	}
-	if f, ok := r.optional(s, 3, "seq-number"); ok {
+	if f, ok := r.optional(3, "seq-number"); ok {
 		out.SeqNumber, out.HasSeqNumber = r.integer(f, "seq-number"), true
 	}
-	sequence(r, r.field(s, 4, "s-address"), "s-address", &out.SAddress, readHostAddress)
-	out.RAddress = optionalAddress(r, s, 5, "r-address")
+	sequence(r, r.field(4, "s-address"), "s-address", &out.SAddress, readHostAddress)
+	out.RAddress = optionalAddress(r, 5, "r-address")
 }
 
 func writeKRBSafeBody(w *writer, v *KRBSafeBody) {
@@ -72,8 +70,8 @@ func writeKRBSafeBody(w *writer, v *KRBSafeBody) {
 	w.octets(0, v.UserData)
 }
 
-func optionalAddress(r *reader, s *cryptobyte.String, n uint8, what string) *HostAddress {
-	f, ok := r.optional(s, n, what)
+func optionalAddress(r *reader, n uint8, what string) *HostAddress {
+	f, ok := r.optional(n, what)
 	if !ok {
 		return nil
 	}
@@ -84,11 +82,11 @@ func optionalAddress(r *reader, s *cryptobyte.String, n uint8, what string) *Hos
 
 // DecodeKRBPriv reads DER, one KRB-PRIV (RFC 4120 section 5.7.1).
 func DecodeKRBPriv(b []byte) (*KRBPriv, error) {
-	return decodeApplication(b, uint8(MsgPriv), "KRB-PRIV", func(r *reader, s *cryptobyte.String, out *KRBPriv) {
-		r.version(s, 0, "KRB-PRIV pvno")
-		r.msgType(s, 1, MsgPriv, "KRB-PRIV msg-type")
+	return decodeApplication(b, uint8(MsgPriv), "KRB-PRIV", func(r *reader, out *KRBPriv) {
+		r.version(0, "KRB-PRIV pvno")
+		r.msgType(1, MsgPriv, "KRB-PRIV msg-type")
 		// There is no [2]: RFC 4120 section 5.7.1.
-		sequence(r, r.field(s, 3, "KRB-PRIV enc-part"), "KRB-PRIV enc-part", &out.EncPart, readEncryptedData)
+		sequence(r, r.field(3, "KRB-PRIV enc-part"), "KRB-PRIV enc-part", &out.EncPart, readEncryptedData)
 	})
 }
 
@@ -103,8 +101,8 @@ func EncodeKRBPriv(m *KRBPriv) ([]byte, error) {
 
 // DecodeEncKRBPrivPart reads DER, one EncKrbPrivPart (RFC 4120 section 5.7.1).
 func DecodeEncKRBPrivPart(b []byte) (*EncKRBPrivPart, error) {
-	return decodeApplication(b, tagEncKRBPrivPart, "EncKrbPrivPart", func(r *reader, s *cryptobyte.String, out *EncKRBPrivPart) {
-		readKRBSafeBody(r, s, (*KRBSafeBody)(out))
+	return decodeApplication(b, tagEncKRBPrivPart, "EncKrbPrivPart", func(r *reader, out *EncKRBPrivPart) {
+		readKRBSafeBody(r, (*KRBSafeBody)(out))
 	})
 }
 
@@ -117,11 +115,11 @@ func EncodeEncKRBPrivPart(m *EncKRBPrivPart) ([]byte, error) {
 
 // DecodeKRBCred reads DER, one KRB-CRED (RFC 4120 section 5.8.1).
 func DecodeKRBCred(b []byte) (*KRBCred, error) {
-	return decodeApplication(b, uint8(MsgCred), "KRB-CRED", func(r *reader, s *cryptobyte.String, out *KRBCred) {
-		r.version(s, 0, "KRB-CRED pvno")
-		r.msgType(s, 1, MsgCred, "KRB-CRED msg-type")
-		out.Tickets = readTickets(r, r.field(s, 2, "KRB-CRED tickets"), "KRB-CRED tickets")
-		sequence(r, r.field(s, 3, "KRB-CRED enc-part"), "KRB-CRED enc-part", &out.EncPart, readEncryptedData)
+	return decodeApplication(b, uint8(MsgCred), "KRB-CRED", func(r *reader, out *KRBCred) {
+		r.version(0, "KRB-CRED pvno")
+		r.msgType(1, MsgCred, "KRB-CRED msg-type")
+		out.Tickets = readTickets(r, r.field(2, "KRB-CRED tickets"), "KRB-CRED tickets")
+		sequence(r, r.field(3, "KRB-CRED enc-part"), "KRB-CRED enc-part", &out.EncPart, readEncryptedData)
 	})
 }
 
@@ -145,19 +143,19 @@ func EncodeEncKRBCredPart(m *EncKRBCredPart) ([]byte, error) {
 	return encodeApplication(nil, m, tagEncKRBCredPart, writeEncKRBCredPart)
 }
 
-func readEncKRBCredPart(r *reader, s *cryptobyte.String, out *EncKRBCredPart) {
-	out.TicketInfo = list(r, r.field(s, 0, "EncKrbCredPart ticket-info"), "EncKrbCredPart ticket-info", readKRBCredInfo)
-	if f, ok := r.optional(s, 1, "EncKrbCredPart nonce"); ok {
+func readEncKRBCredPart(r *reader, out *EncKRBCredPart) {
+	out.TicketInfo = list(r, r.field(0, "EncKrbCredPart ticket-info"), "EncKrbCredPart ticket-info", readKRBCredInfo)
+	if f, ok := r.optional(1, "EncKrbCredPart nonce"); ok {
 		out.Nonce, out.HasNonce = r.integer(f, "EncKrbCredPart nonce"), true
 	}
-	if f, ok := r.optional(s, 2, "EncKrbCredPart timestamp"); ok {
+	if f, ok := r.optional(2, "EncKrbCredPart timestamp"); ok {
 		out.Timestamp = r.time(f, "EncKrbCredPart timestamp")
 	}
-	if f, ok := r.optional(s, 3, "EncKrbCredPart usec"); ok {
+	if f, ok := r.optional(3, "EncKrbCredPart usec"); ok {
 		out.USec, out.HasUSec = r.int32(f, "EncKrbCredPart usec"), true
 	}
-	out.SAddress = optionalAddress(r, s, 4, "EncKrbCredPart s-address")
-	out.RAddress = optionalAddress(r, s, 5, "EncKrbCredPart r-address")
+	out.SAddress = optionalAddress(r, 4, "EncKrbCredPart s-address")
+	out.RAddress = optionalAddress(r, 5, "EncKrbCredPart r-address")
 }
 
 func writeEncKRBCredPart(w *writer, v *EncKRBCredPart) {
@@ -179,31 +177,31 @@ func writeEncKRBCredPart(w *writer, v *EncKRBCredPart) {
 	w.field(0, mark)
 }
 
-func readKRBCredInfo(r *reader, s *cryptobyte.String, out *KRBCredInfo) {
-	out.Key = r.key(r.field(s, 0, "KrbCredInfo key"), "KrbCredInfo key")
-	if f, ok := r.optional(s, 1, "KrbCredInfo prealm"); ok {
+func readKRBCredInfo(r *reader, out *KRBCredInfo) {
+	out.Key = r.key(r.field(0, "KrbCredInfo key"), "KrbCredInfo key")
+	if f, ok := r.optional(1, "KrbCredInfo prealm"); ok {
 		out.PRealm = r.realmName(f, "KrbCredInfo prealm")
 	}
-	out.PName = optionalName(r, s, 2, "KrbCredInfo pname")
-	if f, ok := r.optional(s, 3, "KrbCredInfo flags"); ok {
+	out.PName = optionalName(r, 2, "KrbCredInfo pname")
+	if f, ok := r.optional(3, "KrbCredInfo flags"); ok {
 		out.Flags, out.HasFlags = TicketFlags(r.flags(f, "KrbCredInfo flags")), true
 	}
 	for i, t := range []*time.Time{&out.AuthTime, &out.StartTime, &out.EndTime, &out.RenewTill} {
-		if f, ok := r.optional(s, uint8(4+i), "KrbCredInfo times"); ok {
+		if f, ok := r.optional(uint8(4+i), "KrbCredInfo times"); ok {
 			*t = r.time(f, "KrbCredInfo times")
 		}
 	}
-	if f, ok := r.optional(s, 8, "KrbCredInfo srealm"); ok {
+	if f, ok := r.optional(8, "KrbCredInfo srealm"); ok {
 		out.SRealm = r.realmName(f, "KrbCredInfo srealm")
 	}
-	out.SName = optionalName(r, s, 9, "KrbCredInfo sname")
-	if f, ok := r.optional(s, 10, "KrbCredInfo caddr"); ok {
+	out.SName = optionalName(r, 9, "KrbCredInfo sname")
+	if f, ok := r.optional(10, "KrbCredInfo caddr"); ok {
 		out.CAddr = list(r, f, "KrbCredInfo caddr", readHostAddress)
 	}
 }
 
-func optionalName(r *reader, s *cryptobyte.String, n uint8, what string) *PrincipalName {
-	f, ok := r.optional(s, n, what)
+func optionalName(r *reader, n uint8, what string) *PrincipalName {
+	f, ok := r.optional(n, what)
 	if !ok {
 		return nil
 	}

@@ -11,9 +11,9 @@ const pvno = 5
 
 // The types that stand inside others, RFC 4120 section 5.2.
 
-func readPAData(r *reader, s *cryptobyte.String, out *PAData) {
-	out.PADataType = PADataType(r.int32(r.field(s, 1, "PA-DATA padata-type"), "PA-DATA padata-type"))
-	out.PADataValue = r.octets(r.field(s, 2, "PA-DATA padata-value"), "PA-DATA padata-value")
+func readPAData(r *reader, out *PAData) {
+	out.PADataType = PADataType(r.int32(r.field(1, "PA-DATA padata-type"), "PA-DATA padata-type"))
+	out.PADataValue = r.octets(r.field(2, "PA-DATA padata-value"), "PA-DATA padata-value")
 }
 
 func writePAData(w *writer, v *PAData) {
@@ -21,9 +21,9 @@ func writePAData(w *writer, v *PAData) {
 	w.integer(1, int64(v.PADataType))
 }
 
-func readHostAddress(r *reader, s *cryptobyte.String, out *HostAddress) {
-	out.AddrType = r.int32(r.field(s, 0, "HostAddress addr-type"), "HostAddress addr-type")
-	out.Address = r.octets(r.field(s, 1, "HostAddress address"), "HostAddress address")
+func readHostAddress(r *reader, out *HostAddress) {
+	out.AddrType = r.int32(r.field(0, "HostAddress addr-type"), "HostAddress addr-type")
+	out.Address = r.octets(r.field(1, "HostAddress address"), "HostAddress address")
 }
 
 func writeHostAddress(w *writer, v *HostAddress) {
@@ -31,9 +31,9 @@ func writeHostAddress(w *writer, v *HostAddress) {
 	w.integer(0, int64(v.AddrType))
 }
 
-func readAuthorizationDataElement(r *reader, s *cryptobyte.String, out *AuthorizationDataElement) {
-	out.ADType = r.int32(r.field(s, 0, "AuthorizationData ad-type"), "AuthorizationData ad-type")
-	out.ADData = r.octets(r.field(s, 1, "AuthorizationData ad-data"), "AuthorizationData ad-data")
+func readAuthorizationDataElement(r *reader, out *AuthorizationDataElement) {
+	out.ADType = r.int32(r.field(0, "AuthorizationData ad-type"), "AuthorizationData ad-type")
+	out.ADData = r.octets(r.field(1, "AuthorizationData ad-data"), "AuthorizationData ad-data")
 }
 
 func writeAuthorizationDataElement(w *writer, v *AuthorizationDataElement) {
@@ -41,9 +41,9 @@ func writeAuthorizationDataElement(w *writer, v *AuthorizationDataElement) {
 	w.integer(0, int64(v.ADType))
 }
 
-func readLastReq(r *reader, s *cryptobyte.String, out *LastReq) {
-	out.LRType = r.int32(r.field(s, 0, "LastReq lr-type"), "LastReq lr-type")
-	out.LRValue = r.time(r.field(s, 1, "LastReq lr-value"), "LastReq lr-value")
+func readLastReq(r *reader, out *LastReq) {
+	out.LRType = r.int32(r.field(0, "LastReq lr-type"), "LastReq lr-type")
+	out.LRValue = r.time(r.field(1, "LastReq lr-value"), "LastReq lr-value")
 }
 
 func writeLastReq(w *writer, v *LastReq) {
@@ -52,10 +52,8 @@ func writeLastReq(w *writer, v *LastReq) {
 }
 
 // sequence reads all of s as one SEQUENCE whose fields body reads.
-func sequence[T any](r *reader, s cryptobyte.String, what string, out *T, body func(r *reader, s *cryptobyte.String, out *T)) {
-	s = r.whole(s, tagSequence, what)
-	body(r, &s, out)
-	r.end(s, what)
+func sequence[T any](r *reader, s cryptobyte.String, what string, out *T, body func(r *reader, out *T)) {
+	within(r, r.whole(s, tagSequence, what), what, out, body)
 }
 
 // writeSequence writes the SEQUENCE whose fields body writes.
@@ -72,12 +70,12 @@ func sequenceField[T any](w *writer, n uint8, v *T, body func(w *writer, v *T)) 
 	w.field(n, mark)
 }
 
-func readEncryptedData(r *reader, s *cryptobyte.String, out *EncryptedData) {
-	out.EType = kcrypto.EType(r.int32(r.field(s, 0, "EncryptedData etype"), "EncryptedData etype"))
-	if f, ok := r.optional(s, 1, "EncryptedData kvno"); ok {
+func readEncryptedData(r *reader, out *EncryptedData) {
+	out.EType = kcrypto.EType(r.int32(r.field(0, "EncryptedData etype"), "EncryptedData etype"))
+	if f, ok := r.optional(1, "EncryptedData kvno"); ok {
 		out.KVNO, out.HasKVNO = r.integer(f, "EncryptedData kvno"), true
 	}
-	out.Cipher = r.octets(r.field(s, 2, "EncryptedData cipher"), "EncryptedData cipher")
+	out.Cipher = r.octets(r.field(2, "EncryptedData cipher"), "EncryptedData cipher")
 }
 
 func writeEncryptedData(w *writer, v *EncryptedData) {
@@ -88,9 +86,9 @@ func writeEncryptedData(w *writer, v *EncryptedData) {
 	w.integer(0, int64(v.EType))
 }
 
-func readChecksum(r *reader, s *cryptobyte.String, out *Checksum) {
-	out.CksumType = kcrypto.ChecksumType(r.int32(r.field(s, 0, "Checksum cksumtype"), "Checksum cksumtype"))
-	out.Checksum = r.octets(r.field(s, 1, "Checksum checksum"), "Checksum checksum")
+func readChecksum(r *reader, out *Checksum) {
+	out.CksumType = kcrypto.ChecksumType(r.int32(r.field(0, "Checksum cksumtype"), "Checksum cksumtype"))
+	out.Checksum = r.octets(r.field(1, "Checksum checksum"), "Checksum checksum")
 }
 
 func writeChecksum(w *writer, v *Checksum) {
@@ -122,9 +120,9 @@ func DecodePAEncTSEnc(b []byte) (*PAEncTSEnc, error) {
 // EncodePAEncTSEnc gives DER, one PA-ENC-TS-ENC.
 func EncodePAEncTSEnc(m *PAEncTSEnc) ([]byte, error) { return encodeSequence(m, writePAEncTSEnc) }
 
-func readPAEncTSEnc(r *reader, s *cryptobyte.String, out *PAEncTSEnc) {
-	out.PATimestamp = r.time(r.field(s, 0, "PA-ENC-TS-ENC patimestamp"), "PA-ENC-TS-ENC patimestamp")
-	if f, ok := r.optional(s, 1, "PA-ENC-TS-ENC pausec"); ok {
+func readPAEncTSEnc(r *reader, out *PAEncTSEnc) {
+	out.PATimestamp = r.time(r.field(0, "PA-ENC-TS-ENC patimestamp"), "PA-ENC-TS-ENC patimestamp")
+	if f, ok := r.optional(1, "PA-ENC-TS-ENC pausec"); ok {
 		out.PAUSec, out.HasPAUSec = r.int32(f, "PA-ENC-TS-ENC pausec"), true
 	}
 }
@@ -136,9 +134,9 @@ func writePAEncTSEnc(w *writer, v *PAEncTSEnc) {
 	w.time(0, v.PATimestamp, "PA-ENC-TS-ENC patimestamp")
 }
 
-func readETypeInfoEntry(r *reader, s *cryptobyte.String, out *ETypeInfoEntry) {
-	out.EType = kcrypto.EType(r.int32(r.field(s, 0, "ETYPE-INFO-ENTRY etype"), "ETYPE-INFO-ENTRY etype"))
-	if f, ok := r.optional(s, 1, "ETYPE-INFO-ENTRY salt"); ok {
+func readETypeInfoEntry(r *reader, out *ETypeInfoEntry) {
+	out.EType = kcrypto.EType(r.int32(r.field(0, "ETYPE-INFO-ENTRY etype"), "ETYPE-INFO-ENTRY etype"))
+	if f, ok := r.optional(1, "ETYPE-INFO-ENTRY salt"); ok {
 		out.Salt = r.octets(f, "ETYPE-INFO-ENTRY salt")
 	}
 }
@@ -150,12 +148,12 @@ func writeETypeInfoEntry(w *writer, v *ETypeInfoEntry) {
 	w.integer(0, int64(v.EType))
 }
 
-func readETypeInfo2Entry(r *reader, s *cryptobyte.String, out *ETypeInfo2Entry) {
-	out.EType = kcrypto.EType(r.int32(r.field(s, 0, "ETYPE-INFO2-ENTRY etype"), "ETYPE-INFO2-ENTRY etype"))
-	if f, ok := r.optional(s, 1, "ETYPE-INFO2-ENTRY salt"); ok {
-		out.Salt, out.HasSalt = r.text(f, "ETYPE-INFO2-ENTRY salt"), true
+func readETypeInfo2Entry(r *reader, out *ETypeInfo2Entry) {
+	out.EType = kcrypto.EType(r.int32(r.field(0, "ETYPE-INFO2-ENTRY etype"), "ETYPE-INFO2-ENTRY etype"))
+	if f, ok := r.optional(1, "ETYPE-INFO2-ENTRY salt"); ok {
+		out.Salt, out.HasSalt = r.generalString(f, "ETYPE-INFO2-ENTRY salt"), true
 	}
-	if f, ok := r.optional(s, 2, "ETYPE-INFO2-ENTRY s2kparams"); ok {
+	if f, ok := r.optional(2, "ETYPE-INFO2-ENTRY s2kparams"); ok {
 		out.S2KParams = r.octets(f, "ETYPE-INFO2-ENTRY s2kparams")
 	}
 }
@@ -204,17 +202,20 @@ func EncodeAuthorizationData(m AuthorizationData) ([]byte, error) {
 	return encodeList(m, writeAuthorizationDataElement)
 }
 
-func decodeSequence[T any](b []byte, what string, body func(r *reader, s *cryptobyte.String, out *T)) (*T, error) {
-	var r reader
-	s := r.whole(b, tagSequence, what)
+func decodeSequence[T any](b []byte, what string, body func(r *reader, out *T)) (*T, error) {
+	r := readers.Get().(*reader)
+	return decode(r, r.whole(b, tagSequence, what), what, body)
+}
+
+// decode reads the fields of a message and gives the reader back. Nothing is allocated unless the outer headers fit.
+func decode[T any](r *reader, fields cryptobyte.String, what string, body func(r *reader, out *T)) (*T, error) {
 	if r.err != nil {
-		return nil, r.err
+		return nil, r.done()
 	}
 	out := new(T)
-	body(&r, &s, out)
-	r.end(s, what)
-	if r.err != nil {
-		return nil, r.err
+	within(r, fields, what, out, body)
+	if err := r.done(); err != nil {
+		return nil, err
 	}
 	return out, nil
 }
@@ -223,30 +224,20 @@ func encodeSequence[T any](m *T, body func(w *writer, m *T)) ([]byte, error) {
 	return encode(nil, m, func(w *writer, m *T) { writeSequence(w, m, body) })
 }
 
-func decodeList[T any](b []byte, what string, each func(r *reader, s *cryptobyte.String, out *T)) ([]T, error) {
-	var r reader
-	out := list(&r, b, what, each)
-	return out, r.err
+func decodeList[T any](b []byte, what string, each func(r *reader, out *T)) ([]T, error) {
+	r := readers.Get().(*reader)
+	out := list(r, b, what, each)
+	return out, r.done()
 }
 
 func encodeList[T any](m []T, each func(w *writer, e *T)) ([]byte, error) {
 	return encode(nil, &m, func(w *writer, m *[]T) { writeList(w, *m, each) })
 }
 
-// decodeApplication reads b as [APPLICATION n] SEQUENCE. Nothing is allocated before the outer headers fit.
-func decodeApplication[T any](b []byte, n uint8, what string, body func(r *reader, s *cryptobyte.String, out *T)) (*T, error) {
-	var r reader
-	s := r.application(b, n, what)
-	if r.err != nil {
-		return nil, r.err
-	}
-	out := new(T)
-	body(&r, &s, out)
-	r.end(s, what)
-	if r.err != nil {
-		return nil, r.err
-	}
-	return out, nil
+// decodeApplication reads b as [APPLICATION n] SEQUENCE.
+func decodeApplication[T any](b []byte, n uint8, what string, body func(r *reader, out *T)) (*T, error) {
+	r := readers.Get().(*reader)
+	return decode(r, r.application(b, n, what), what, body)
 }
 
 func encodeApplication[T any](dst []byte, m *T, n uint8, body func(w *writer, m *T)) ([]byte, error) {

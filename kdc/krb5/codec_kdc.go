@@ -14,32 +14,30 @@ type kdcReqRoom struct {
 
 // DecodeKDCReq reads DER, one AS-REQ or TGS-REQ (RFC 4120 section 5.4.1).
 func DecodeKDCReq(b []byte) (*KDCReq, error) {
-	t := MsgASReq
+	var room *kdcReqRoom
+	var err error
 	if len(b) > 0 && b[0] == byte(appTag(uint8(MsgTGSReq))) {
-		t = MsgTGSReq
+		room, err = decodeApplication(b, uint8(MsgTGSReq), "KDC-REQ", func(r *reader, out *kdcReqRoom) { readKDCReq(r, MsgTGSReq, out) })
+	} else {
+		room, err = decodeApplication(b, uint8(MsgASReq), "KDC-REQ", func(r *reader, out *kdcReqRoom) { readKDCReq(r, MsgASReq, out) })
 	}
-	var r reader
-	s := r.application(b, uint8(t), "KDC-REQ")
-	r.version(&s, 1, "KDC-REQ pvno")
-	r.msgType(&s, 2, t, "KDC-REQ msg-type")
-	if r.err != nil {
-		return nil, r.err
-	}
-	room := new(kdcReqRoom)
-	room.req.MsgType = t
-	if f, ok := r.optional(&s, 3, "KDC-REQ padata"); ok {
-		room.req.PAData = list(&r, f, "KDC-REQ padata", readPAData)
-	}
-	f := r.field(&s, 4, "KDC-REQ req-body")
-	room.req.RawBody = f[:len(f):len(f)]
-	r.end(s, "KDC-REQ")
-	f = r.whole(f, tagSequence, "KDC-REQ req-body")
-	r.kdcReqBody(&f, &room.req.ReqBody, room)
-	r.end(f, "KDC-REQ-BODY")
-	if r.err != nil {
-		return nil, r.err
+	if err != nil {
+		return nil, err
 	}
 	return &room.req, nil
+}
+
+func readKDCReq(r *reader, t MsgType, room *kdcReqRoom) {
+	out := &room.req
+	r.version(1, "KDC-REQ pvno")
+	r.msgType(2, t, "KDC-REQ msg-type")
+	out.MsgType = t
+	if f, ok := r.optional(3, "KDC-REQ padata"); ok {
+		out.PAData = list(r, f, "KDC-REQ padata", readPAData)
+	}
+	f := r.field(4, "KDC-REQ req-body")
+	out.RawBody = f[:len(f):len(f)]
+	sequence(r, f, "KDC-REQ-BODY", room, readKDCReqBody)
 }
 
 // EncodeKDCReq gives DER, one AS-REQ or TGS-REQ by MsgType. The body is made from ReqBody; RawBody does not count.
@@ -59,44 +57,45 @@ func EncodeKDCReq(m *KDCReq) ([]byte, error) {
 
 // DecodeKDCReqBody reads DER, one KDC-REQ-BODY (RFC 4120 section 5.4.1), as it stands in a KrbFastReq.
 func DecodeKDCReqBody(b []byte) (*KDCReqBody, error) {
-	return decodeSequence(b, "KDC-REQ-BODY", func(r *reader, s *cryptobyte.String, out *KDCReqBody) { r.kdcReqBody(s, out, nil) })
+	room, err := decodeSequence(b, "KDC-REQ-BODY", readKDCReqBody)
+	if err != nil {
+		return nil, err
+	}
+	return &room.req.ReqBody, nil
 }
 
 // EncodeKDCReqBody gives DER, one KDC-REQ-BODY: exactly the octets that EncodeKDCReq puts into req-body, for the authenticator's checksum.
 func EncodeKDCReqBody(m *KDCReqBody) ([]byte, error) { return encodeSequence(m, writeKDCReqBody) }
 
-// kdcReqBody reads the fields; room, when not nil, is where the names go.
-func (r *reader) kdcReqBody(s *cryptobyte.String, out *KDCReqBody, room *kdcReqRoom) {
-	if room == nil {
-		room = new(kdcReqRoom)
-	}
-	out.KDCOptions = KDCOptions(r.flags(r.field(s, 0, "KDC-REQ-BODY kdc-options"), "KDC-REQ-BODY kdc-options"))
-	if f, ok := r.optional(s, 1, "KDC-REQ-BODY cname"); ok {
+func readKDCReqBody(r *reader, room *kdcReqRoom) {
+	out := &room.req.ReqBody
+	out.KDCOptions = KDCOptions(r.flags(r.field(0, "KDC-REQ-BODY kdc-options"), "KDC-REQ-BODY kdc-options"))
+	if f, ok := r.optional(1, "KDC-REQ-BODY cname"); ok {
 		room.cname = r.name(f, "KDC-REQ-BODY cname")
 		out.CName = &room.cname
 	}
-	out.Realm = r.realmName(r.field(s, 2, "KDC-REQ-BODY realm"), "KDC-REQ-BODY realm")
-	if f, ok := r.optional(s, 3, "KDC-REQ-BODY sname"); ok {
+	out.Realm = r.realmName(r.field(2, "KDC-REQ-BODY realm"), "KDC-REQ-BODY realm")
+	if f, ok := r.optional(3, "KDC-REQ-BODY sname"); ok {
 		room.sname = r.name(f, "KDC-REQ-BODY sname")
 		out.SName = &room.sname
 	}
-	if f, ok := r.optional(s, 4, "KDC-REQ-BODY from"); ok {
+	if f, ok := r.optional(4, "KDC-REQ-BODY from"); ok {
 		out.From = r.time(f, "KDC-REQ-BODY from")
 	}
-	out.Till = r.time(r.field(s, 5, "KDC-REQ-BODY till"), "KDC-REQ-BODY till")
-	if f, ok := r.optional(s, 6, "KDC-REQ-BODY rtime"); ok {
+	out.Till = r.time(r.field(5, "KDC-REQ-BODY till"), "KDC-REQ-BODY till")
+	if f, ok := r.optional(6, "KDC-REQ-BODY rtime"); ok {
 		out.RTime = r.time(f, "KDC-REQ-BODY rtime")
 	}
-	out.Nonce = r.integer(r.field(s, 7, "KDC-REQ-BODY nonce"), "KDC-REQ-BODY nonce")
-	out.EType = r.etypes(r.field(s, 8, "KDC-REQ-BODY etype"), "KDC-REQ-BODY etype")
-	if f, ok := r.optional(s, 9, "KDC-REQ-BODY addresses"); ok {
+	out.Nonce = r.integer(r.field(7, "KDC-REQ-BODY nonce"), "KDC-REQ-BODY nonce")
+	out.EType = r.etypes(r.field(8, "KDC-REQ-BODY etype"), "KDC-REQ-BODY etype")
+	if f, ok := r.optional(9, "KDC-REQ-BODY addresses"); ok {
 		out.Addresses = list(r, f, "KDC-REQ-BODY addresses", readHostAddress)
 	}
-	if f, ok := r.optional(s, 10, "KDC-REQ-BODY enc-authorization-data"); ok {
+	if f, ok := r.optional(10, "KDC-REQ-BODY enc-authorization-data"); ok {
 		out.EncAuthorizationData = new(EncryptedData)
 		sequence(r, f, "KDC-REQ-BODY enc-authorization-data", out.EncAuthorizationData, readEncryptedData)
 	}
-	if f, ok := r.optional(s, 11, "KDC-REQ-BODY additional-tickets"); ok {
+	if f, ok := r.optional(11, "KDC-REQ-BODY additional-tickets"); ok {
 		out.AdditionalTickets = readTickets(r, f, "KDC-REQ-BODY additional-tickets")
 	}
 }
@@ -146,22 +145,23 @@ func writeKDCReqBody(w *writer, v *KDCReqBody) {
 
 // DecodeKDCRep reads DER, one AS-REP or TGS-REP (RFC 4120 section 5.4.2).
 func DecodeKDCRep(b []byte) (*KDCRep, error) {
-	t := MsgASRep
 	if len(b) > 0 && b[0] == byte(appTag(uint8(MsgTGSRep))) {
-		t = MsgTGSRep
+		return decodeApplication(b, uint8(MsgTGSRep), "KDC-REP", func(r *reader, out *KDCRep) { readKDCRep(r, MsgTGSRep, out) })
 	}
-	return decodeApplication(b, uint8(t), "KDC-REP", func(r *reader, s *cryptobyte.String, out *KDCRep) {
-		r.version(s, 0, "KDC-REP pvno")
-		r.msgType(s, 1, t, "KDC-REP msg-type")
-		out.MsgType = t
-		if f, ok := r.optional(s, 2, "KDC-REP padata"); ok {
-			out.PAData = list(r, f, "KDC-REP padata", readPAData)
-		}
-		out.CRealm = r.realmName(r.field(s, 3, "KDC-REP crealm"), "KDC-REP crealm")
-		out.CName = r.name(r.field(s, 4, "KDC-REP cname"), "KDC-REP cname")
-		readTicketField(r, r.field(s, 5, "KDC-REP ticket"), &out.Ticket)
-		sequence(r, r.field(s, 6, "KDC-REP enc-part"), "KDC-REP enc-part", &out.EncPart, readEncryptedData)
-	})
+	return decodeApplication(b, uint8(MsgASRep), "KDC-REP", func(r *reader, out *KDCRep) { readKDCRep(r, MsgASRep, out) })
+}
+
+func readKDCRep(r *reader, t MsgType, out *KDCRep) {
+	r.version(0, "KDC-REP pvno")
+	r.msgType(1, t, "KDC-REP msg-type")
+	out.MsgType = t
+	if f, ok := r.optional(2, "KDC-REP padata"); ok {
+		out.PAData = list(r, f, "KDC-REP padata", readPAData)
+	}
+	out.CRealm = r.realmName(r.field(3, "KDC-REP crealm"), "KDC-REP crealm")
+	out.CName = r.name(r.field(4, "KDC-REP cname"), "KDC-REP cname")
+	readTicketField(r, r.field(5, "KDC-REP ticket"), &out.Ticket)
+	sequence(r, r.field(6, "KDC-REP enc-part"), "KDC-REP enc-part", &out.EncPart, readEncryptedData)
 }
 
 // EncodeKDCRep gives DER, one AS-REP or TGS-REP by MsgType.
@@ -216,28 +216,28 @@ func AppendEncKDCRepPart(dst []byte, t MsgType, m *EncKDCRepPart) ([]byte, error
 	return nil, w.err
 }
 
-func readEncKDCRepPart(r *reader, s *cryptobyte.String, out *EncKDCRepPart) {
-	out.Key = r.key(r.field(s, 0, "EncKDCRepPart key"), "EncKDCRepPart key")
-	out.LastReq = list(r, r.field(s, 1, "EncKDCRepPart last-req"), "EncKDCRepPart last-req", readLastReq)
-	out.Nonce = r.integer(r.field(s, 2, "EncKDCRepPart nonce"), "EncKDCRepPart nonce")
-	if f, ok := r.optional(s, 3, "EncKDCRepPart key-expiration"); ok {
+func readEncKDCRepPart(r *reader, out *EncKDCRepPart) {
+	out.Key = r.key(r.field(0, "EncKDCRepPart key"), "EncKDCRepPart key")
+	out.LastReq = list(r, r.field(1, "EncKDCRepPart last-req"), "EncKDCRepPart last-req", readLastReq)
+	out.Nonce = r.integer(r.field(2, "EncKDCRepPart nonce"), "EncKDCRepPart nonce")
+	if f, ok := r.optional(3, "EncKDCRepPart key-expiration"); ok {
 		out.KeyExpiration = r.time(f, "EncKDCRepPart key-expiration")
 	}
-	out.Flags = TicketFlags(r.flags(r.field(s, 4, "EncKDCRepPart flags"), "EncKDCRepPart flags"))
-	out.AuthTime = r.time(r.field(s, 5, "EncKDCRepPart authtime"), "EncKDCRepPart authtime")
-	if f, ok := r.optional(s, 6, "EncKDCRepPart starttime"); ok {
+	out.Flags = TicketFlags(r.flags(r.field(4, "EncKDCRepPart flags"), "EncKDCRepPart flags"))
+	out.AuthTime = r.time(r.field(5, "EncKDCRepPart authtime"), "EncKDCRepPart authtime")
+	if f, ok := r.optional(6, "EncKDCRepPart starttime"); ok {
 		out.StartTime = r.time(f, "EncKDCRepPart starttime")
 	}
-	out.EndTime = r.time(r.field(s, 7, "EncKDCRepPart endtime"), "EncKDCRepPart endtime")
-	if f, ok := r.optional(s, 8, "EncKDCRepPart renew-till"); ok {
+	out.EndTime = r.time(r.field(7, "EncKDCRepPart endtime"), "EncKDCRepPart endtime")
+	if f, ok := r.optional(8, "EncKDCRepPart renew-till"); ok {
 		out.RenewTill = r.time(f, "EncKDCRepPart renew-till")
 	}
-	out.SRealm = r.realmName(r.field(s, 9, "EncKDCRepPart srealm"), "EncKDCRepPart srealm")
-	out.SName = r.name(r.field(s, 10, "EncKDCRepPart sname"), "EncKDCRepPart sname")
-	if f, ok := r.optional(s, 11, "EncKDCRepPart caddr"); ok {
+	out.SRealm = r.realmName(r.field(9, "EncKDCRepPart srealm"), "EncKDCRepPart srealm")
+	out.SName = r.name(r.field(10, "EncKDCRepPart sname"), "EncKDCRepPart sname")
+	if f, ok := r.optional(11, "EncKDCRepPart caddr"); ok {
 		out.CAddr = list(r, f, "EncKDCRepPart caddr", readHostAddress)
 	}
-	if f, ok := r.optional(s, 12, "EncKDCRepPart encrypted-pa-data"); ok {
+	if f, ok := r.optional(12, "EncKDCRepPart encrypted-pa-data"); ok {
 		out.EncryptedPAData = list(r, f, "EncKDCRepPart encrypted-pa-data", readPAData)
 	}
 }
@@ -270,28 +270,28 @@ func EncodeKRBError(m *KRBError) ([]byte, error) {
 	return encodeApplication(nil, m, uint8(MsgError), writeKRBError)
 }
 
-func readKRBError(r *reader, s *cryptobyte.String, out *KRBError) {
-	r.version(s, 0, "KRB-ERROR pvno")
-	r.msgType(s, 1, MsgError, "KRB-ERROR msg-type")
-	if f, ok := r.optional(s, 2, "KRB-ERROR ctime"); ok {
+func readKRBError(r *reader, out *KRBError) {
+	r.version(0, "KRB-ERROR pvno")
+	r.msgType(1, MsgError, "KRB-ERROR msg-type")
+	if f, ok := r.optional(2, "KRB-ERROR ctime"); ok {
 		out.CTime = r.time(f, "KRB-ERROR ctime")
 	}
-	if f, ok := r.optional(s, 3, "KRB-ERROR cusec"); ok {
+	if f, ok := r.optional(3, "KRB-ERROR cusec"); ok {
 		out.CUSec, out.HasCUSec = r.int32(f, "KRB-ERROR cusec"), true
 	}
-	out.STime = r.time(r.field(s, 4, "KRB-ERROR stime"), "KRB-ERROR stime")
-	out.SUSec = r.int32(r.field(s, 5, "KRB-ERROR susec"), "KRB-ERROR susec")
-	out.ErrorCode = ErrorCode(r.int32(r.field(s, 6, "KRB-ERROR error-code"), "KRB-ERROR error-code"))
-	if f, ok := r.optional(s, 7, "KRB-ERROR crealm"); ok {
+	out.STime = r.time(r.field(4, "KRB-ERROR stime"), "KRB-ERROR stime")
+	out.SUSec = r.int32(r.field(5, "KRB-ERROR susec"), "KRB-ERROR susec")
+	out.ErrorCode = ErrorCode(r.int32(r.field(6, "KRB-ERROR error-code"), "KRB-ERROR error-code"))
+	if f, ok := r.optional(7, "KRB-ERROR crealm"); ok {
 		out.CRealm = r.realmName(f, "KRB-ERROR crealm")
 	}
-	out.CName = optionalName(r, s, 8, "KRB-ERROR cname")
-	out.Realm = r.realmName(r.field(s, 9, "KRB-ERROR realm"), "KRB-ERROR realm")
-	out.SName = r.name(r.field(s, 10, "KRB-ERROR sname"), "KRB-ERROR sname")
-	if f, ok := r.optional(s, 11, "KRB-ERROR e-text"); ok {
-		out.EText = r.text(f, "KRB-ERROR e-text")
+	out.CName = optionalName(r, 8, "KRB-ERROR cname")
+	out.Realm = r.realmName(r.field(9, "KRB-ERROR realm"), "KRB-ERROR realm")
+	out.SName = r.name(r.field(10, "KRB-ERROR sname"), "KRB-ERROR sname")
+	if f, ok := r.optional(11, "KRB-ERROR e-text"); ok {
+		out.EText = r.generalString(f, "KRB-ERROR e-text")
 	}
-	if f, ok := r.optional(s, 12, "KRB-ERROR e-data"); ok {
+	if f, ok := r.optional(12, "KRB-ERROR e-data"); ok {
 		out.EData = r.octets(f, "KRB-ERROR e-data")
 	}
 }

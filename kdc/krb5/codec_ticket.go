@@ -14,11 +14,11 @@ func EncodeTicket(m *Ticket) ([]byte, error) {
 	return encodeApplication(nil, m, tagTicket, writeTicket)
 }
 
-func readTicket(r *reader, s *cryptobyte.String, out *Ticket) {
-	r.version(s, 0, "Ticket tkt-vno")
-	out.Realm = r.realmName(r.field(s, 1, "Ticket realm"), "Ticket realm")
-	out.SName = r.name(r.field(s, 2, "Ticket sname"), "Ticket sname")
-	sequence(r, r.field(s, 3, "Ticket enc-part"), "Ticket enc-part", &out.EncPart, readEncryptedData)
+func readTicket(r *reader, out *Ticket) {
+	r.version(0, "Ticket tkt-vno")
+	out.Realm = r.realmName(r.field(1, "Ticket realm"), "Ticket realm")
+	out.SName = r.name(r.field(2, "Ticket sname"), "Ticket sname")
+	sequence(r, r.field(3, "Ticket enc-part"), "Ticket enc-part", &out.EncPart, readEncryptedData)
 }
 
 func writeTicket(w *writer, v *Ticket) {
@@ -30,9 +30,7 @@ func writeTicket(w *writer, v *Ticket) {
 
 // readTicketField reads all of s as one Ticket with its application tag.
 func readTicketField(r *reader, s cryptobyte.String, out *Ticket) {
-	s = r.application(s, tagTicket, "Ticket")
-	readTicket(r, &s, out)
-	r.end(s, "Ticket")
+	within(r, r.application(s, tagTicket, "Ticket"), "Ticket", out, readTicket)
 }
 
 func writeTicketField(w *writer, n uint8, v *Ticket) {
@@ -52,10 +50,7 @@ func readTickets(r *reader, s cryptobyte.String, what string) []Ticket {
 	for i := range out {
 		var e cryptobyte.String
 		rest.ReadASN1(&e, appTag(tagTicket))
-		e = r.whole(e, tagSequence, what)
-		readTicket(r, &e, &out[i])
-		r.end(e, what)
-		if r.err != nil {
+		if sequence(r, e, what, &out[i], readTicket); r.err != nil {
 			return nil
 		}
 	}
@@ -86,24 +81,24 @@ func AppendEncTicketPart(dst []byte, m *EncTicketPart) ([]byte, error) {
 	return encodeApplication(dst, m, tagEncTicketPart, writeEncTicketPart)
 }
 
-func readEncTicketPart(r *reader, s *cryptobyte.String, out *EncTicketPart) {
-	out.Flags = TicketFlags(r.flags(r.field(s, 0, "EncTicketPart flags"), "EncTicketPart flags"))
-	out.Key = r.key(r.field(s, 1, "EncTicketPart key"), "EncTicketPart key")
-	out.CRealm = r.realmName(r.field(s, 2, "EncTicketPart crealm"), "EncTicketPart crealm")
-	out.CName = r.name(r.field(s, 3, "EncTicketPart cname"), "EncTicketPart cname")
-	sequence(r, r.field(s, 4, "EncTicketPart transited"), "EncTicketPart transited", &out.Transited, readTransitedEncoding)
-	out.AuthTime = r.time(r.field(s, 5, "EncTicketPart authtime"), "EncTicketPart authtime")
-	if f, ok := r.optional(s, 6, "EncTicketPart starttime"); ok {
+func readEncTicketPart(r *reader, out *EncTicketPart) {
+	out.Flags = TicketFlags(r.flags(r.field(0, "EncTicketPart flags"), "EncTicketPart flags"))
+	out.Key = r.key(r.field(1, "EncTicketPart key"), "EncTicketPart key")
+	out.CRealm = r.realmName(r.field(2, "EncTicketPart crealm"), "EncTicketPart crealm")
+	out.CName = r.name(r.field(3, "EncTicketPart cname"), "EncTicketPart cname")
+	sequence(r, r.field(4, "EncTicketPart transited"), "EncTicketPart transited", &out.Transited, readTransitedEncoding)
+	out.AuthTime = r.time(r.field(5, "EncTicketPart authtime"), "EncTicketPart authtime")
+	if f, ok := r.optional(6, "EncTicketPart starttime"); ok {
 		out.StartTime = r.time(f, "EncTicketPart starttime")
 	}
-	out.EndTime = r.time(r.field(s, 7, "EncTicketPart endtime"), "EncTicketPart endtime")
-	if f, ok := r.optional(s, 8, "EncTicketPart renew-till"); ok {
+	out.EndTime = r.time(r.field(7, "EncTicketPart endtime"), "EncTicketPart endtime")
+	if f, ok := r.optional(8, "EncTicketPart renew-till"); ok {
 		out.RenewTill = r.time(f, "EncTicketPart renew-till")
 	}
-	if f, ok := r.optional(s, 9, "EncTicketPart caddr"); ok {
+	if f, ok := r.optional(9, "EncTicketPart caddr"); ok {
 		out.CAddr = list(r, f, "EncTicketPart caddr", readHostAddress)
 	}
-	if f, ok := r.optional(s, 10, "EncTicketPart authorization-data"); ok {
+	if f, ok := r.optional(10, "EncTicketPart authorization-data"); ok {
 		out.AuthorizationData = list(r, f, "EncTicketPart authorization-data", readAuthorizationDataElement)
 	}
 }
@@ -122,9 +117,9 @@ func writeEncTicketPart(w *writer, v *EncTicketPart) {
 	w.flags(0, uint32(v.Flags))
 }
 
-func readTransitedEncoding(r *reader, s *cryptobyte.String, out *TransitedEncoding) {
-	out.TRType = r.int32(r.field(s, 0, "TransitedEncoding tr-type"), "TransitedEncoding tr-type")
-	out.Contents = r.octets(r.field(s, 1, "TransitedEncoding contents"), "TransitedEncoding contents")
+func readTransitedEncoding(r *reader, out *TransitedEncoding) {
+	out.TRType = r.int32(r.field(0, "TransitedEncoding tr-type"), "TransitedEncoding tr-type")
+	out.Contents = r.octets(r.field(1, "TransitedEncoding contents"), "TransitedEncoding contents")
 }
 
 func writeTransitedEncoding(w *writer, v *TransitedEncoding) {

@@ -1,6 +1,7 @@
 package krb5
 
 import (
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -37,11 +38,26 @@ func (e *decodeError) Error() string {
 func (e *decodeError) Is(target error) bool { return target == ErrDecode }
 func (e *decodeError) Unwrap() error        { return e.cause }
 
-// reader decodes one message. Its first error sticks; after it every read gives zero values, so that callers check once.
+// reader decodes one message. It stands in one SEQUENCE at a time; within moves it into another and back. Its first error sticks; after it
+// every read gives zero values, so that callers check once.
 type reader struct {
-	err   error
-	realm string   // the last realm read: most messages have the same one two or three times
-	names []string // room for components, shared by the names of one message
+	err error
+	s   cryptobyte.String // the fields still to be read of the SEQUENCE that the reader is in
+
+	// What saves allocations, kept from one message to the next: the last realm, the octets of the last name, and room for components.
+	realm string
+	text  string
+	names []string
+}
+
+var readers = sync.Pool{New: func() any { return new(reader) }}
+
+// done gives the reader back and its verdict. Nothing of the message stays in it but strings, which are copies.
+func (r *reader) done() error {
+	err := r.err
+	r.err, r.s = nil, nil
+	readers.Put(r)
+	return err
 }
 
 func (r *reader) fail(what string, cause error) {
@@ -73,29 +89,42 @@ func (r *reader) application(b []byte, n uint8, what string) cryptobyte.String {
 
 func appTag(n uint8) asn1.Tag { return asn1.Tag(n | 0x60) }
 
-// end refuses what is left of a SEQUENCE: duplicates, fields out of order, fields that the type does not have.
-func (r *reader) end(s cryptobyte.String, what string) {
-	if len(s) != 0 {
+// within reads the fields of a SEQUENCE with body, which must leave none: no duplicates, none out of order, none that the type does not have.
+func within[T any](r *reader, fields cryptobyte.String, what string, out *T, body func(r *reader, out *T)) {
+	if r.err != nil {
+		return
+	}
+	outer := r.s
+	r.s = fields
+	body(r, out)
+	r.end(what, outer)
+}
+
+// end refuses what is left of a SEQUENCE and goes back to the one around it.
+func (r *reader) end(what string, outer cryptobyte.String) {
+	if len(r.s) != 0 {
 		r.fail(what, nil)
 	}
+	r.s = outer
 }
 
 // field reads the mandatory field [n] and gives the contents of its explicit tag.
-func (r *reader) field(s *cryptobyte.String, n uint8, what string) cryptobyte.String {
+func (r *reader) field(n uint8, what string) cryptobyte.String {
 	var out cryptobyte.String
-	if !s.ReadASN1(&out, asn1.Tag(n).ContextSpecific().Constructed()) {
+	if !r.s.ReadASN1(&out, asn1.Tag(n).ContextSpecific().Constructed()) {
 		r.fail(what, nil)
-		*s = nil
+		r.s = nil
+		return nil
 	}
 	return out
 }
 
 // optional reads the field [n] if it comes next.
-func (r *reader) optional(s *cryptobyte.String, n uint8, what string) (cryptobyte.String, bool) {
-	if len(*s) == 0 || (*s)[0] != 0xa0|n {
+func (r *reader) optional(n uint8, what string) (cryptobyte.String, bool) {
+	if len(r.s) == 0 || r.s[0] != 0xa0|n {
 		return nil, false
 	}
-	return r.field(s, n, what), r.err == nil
+	return r.field(n, what), r.err == nil
 }
 
 // integer reads all of s as one INTEGER of 32 bits, signed or unsigned: RFC 4120 section 5.2.4 has both kinds, and peers
@@ -120,15 +149,15 @@ func (r *reader) integer(s cryptobyte.String, what string) uint32 {
 func (r *reader) int32(s cryptobyte.String, what string) int32 { return int32(r.integer(s, what)) }
 
 // version reads pvno, tkt-vno or authenticator-vno [n], always 5.
-func (r *reader) version(s *cryptobyte.String, n uint8, what string) {
-	if v := r.integer(r.field(s, n, what), what); r.err == nil && v != pvno {
+func (r *reader) version(n uint8, what string) {
+	if v := r.integer(r.field(n, what), what); r.err == nil && v != pvno {
 		r.fail(what, ErrDecodeVersion)
 	}
 }
 
 // msgType reads the msg-type [n], which must be that of the application tag.
-func (r *reader) msgType(s *cryptobyte.String, n uint8, want MsgType, what string) {
-	if v := r.int32(r.field(s, n, what), what); r.err == nil && MsgType(v) != want {
+func (r *reader) msgType(n uint8, want MsgType, what string) {
+	if v := r.int32(r.field(n, what), what); r.err == nil && MsgType(v) != want {
 		r.fail(what, ErrDecodeType)
 	}
 }
@@ -159,8 +188,8 @@ func (r *reader) flags(s cryptobyte.String, what string) uint32 {
 	return v
 }
 
-// text reads all of s as one KerberosString of any octets (RFC 4120 section 5.2.1; peers send UTF-8 and Latin-1).
-func (r *reader) text(s cryptobyte.String, what string) string {
+// generalString reads all of s as one KerberosString of any octets (RFC 4120 section 5.2.1; peers send UTF-8 and Latin-1).
+func (r *reader) generalString(s cryptobyte.String, what string) string {
 	return string(r.whole(s, tagGeneralString, what))
 }
 
@@ -179,11 +208,11 @@ func (r *reader) realmName(s cryptobyte.String, what string) string {
 
 // name reads all of s as one PrincipalName.
 func (r *reader) name(s cryptobyte.String, what string) PrincipalName {
-	s = r.whole(s, tagSequence, what)
-	t := r.int32(r.field(&s, 0, what), what)
-	list := r.whole(r.field(&s, 1, what), tagSequence, what)
-	r.end(s, what)
-	if r.err != nil {
+	outer := r.s
+	r.s = r.whole(s, tagSequence, what)
+	t := r.int32(r.field(0, what), what)
+	list := r.whole(r.field(1, what), tagSequence, what)
+	if r.end(what, outer); r.err != nil {
 		return PrincipalName{}
 	}
 	// The bounds come first: what is read below is at most 10 components and a little over 1 KiB.
@@ -206,11 +235,14 @@ func (r *reader) name(s cryptobyte.String, what string) PrincipalName {
 // components makes strings of parts, which lie in list, with one allocation for the octets of all of them.
 func (r *reader) components(parts []cryptobyte.String, list cryptobyte.String) []string {
 	if len(r.names) < len(parts) {
-		r.names = make([]string, max(len(parts), 3))
+		r.names = make([]string, max(len(parts), 8))
 	}
 	out := r.names[:len(parts):len(parts)]
 	r.names = r.names[len(parts):]
-	all := string(list)
+	if string(list) != r.text {
+		r.text = string(list)
+	}
+	all := r.text
 	end := len(all)
 	for i := len(parts) - 1; i >= 0; i-- {
 		out[i] = all[end-len(parts[i]) : end]
@@ -299,11 +331,11 @@ func daysFromCivil(year, month, day int) int64 {
 
 // key reads all of s as one EncryptionKey. One of an enctype that kcrypto does not have is refused, with kcrypto.ErrEType as the cause.
 func (r *reader) key(s cryptobyte.String, what string) *kcrypto.Key {
-	s = r.whole(s, tagSequence, what)
-	t := r.int32(r.field(&s, 0, what), what)
-	b := r.octets(r.field(&s, 1, what), what)
-	r.end(s, what)
-	if r.err != nil {
+	outer := r.s
+	r.s = r.whole(s, tagSequence, what)
+	t := r.int32(r.field(0, what), what)
+	b := r.octets(r.field(1, what), what)
+	if r.end(what, outer); r.err != nil {
 		return nil
 	}
 	k, err := kcrypto.NewKey(kcrypto.EType(t), b)
@@ -329,7 +361,7 @@ func (r *reader) elements(s cryptobyte.String, tag asn1.Tag, what string) (crypt
 }
 
 // list reads all of s as one SEQUENCE OF SEQUENCE; each reads the fields of one element and must leave none. The slice is never nil without an error.
-func list[T any](r *reader, s cryptobyte.String, what string, each func(r *reader, s *cryptobyte.String, out *T)) []T {
+func list[T any](r *reader, s cryptobyte.String, what string, each func(r *reader, out *T)) []T {
 	rest, n := r.elements(s, tagSequence, what)
 	if r.err != nil {
 		return nil
@@ -338,9 +370,7 @@ func list[T any](r *reader, s cryptobyte.String, what string, each func(r *reade
 	for i := range out {
 		var e cryptobyte.String
 		rest.ReadASN1(&e, tagSequence)
-		each(r, &e, &out[i])
-		r.end(e, what)
-		if r.err != nil {
+		if within(r, e, what, &out[i], each); r.err != nil {
 			return nil
 		}
 	}
