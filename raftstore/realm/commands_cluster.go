@@ -2,7 +2,7 @@ package realm
 
 import (
 	"bytes"
-	"errors"
+	"cmp"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
@@ -22,7 +22,7 @@ func checkID(what string, id []byte, size int) error {
 // putNode refuses a second node of the same name: the operator tells nodes apart by name.
 func putNode(o *overlay, c *statev1.PutNode) (*statev1.Result, error) {
 	n := c.GetNode()
-	invalid := errors.Join(checkID("node", n.GetId(), 16), checkLabel("node", n.GetName()))
+	invalid := cmp.Or(checkID("node", n.GetId(), 16), checkLabel("node", n.GetName()))
 	return put(o, nodes, KindNode, string(n.GetId()), invalid, n, c.GetExpect(), func(*statev1.Node, bool) (*statev1.Result, error) {
 		var refusal *statev1.Result
 		err := o.each(nodes, func(key string, payload []byte) (bool, error) {
@@ -43,7 +43,7 @@ func putNode(o *overlay, c *statev1.PutNode) (*statev1.Result, error) {
 func putToken(o *overlay, c *statev1.PutToken) (*statev1.Result, error) {
 	t := c.GetToken()
 	key := string(t.GetId())
-	invalid := errors.Join(checkID("token", t.GetId(), 8), checkLabel("node", t.GetNodeName()))
+	invalid := cmp.Or(checkID("token", t.GetId(), 8), checkLabel("node", t.GetNodeName()))
 	switch {
 	case invalid != nil:
 		return refuse(statev1.Code_CODE_INVALID, "%v", invalid), nil

@@ -2,7 +2,7 @@ package realm
 
 import (
 	"bytes"
-	"errors"
+	"cmp"
 	"fmt"
 
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
@@ -15,7 +15,7 @@ const (
 
 // checkPrincipal tells what is wrong with a record by itself.
 func checkPrincipal(p *statev1.Principal) error {
-	if err := errors.Join(checkID("principal", p.GetId(), principalIDSize), checkRealmName(p.GetRealm()), checkName(p.GetName())); err != nil {
+	if err := cmp.Or(checkID("principal", p.GetId(), principalIDSize), checkRealmName(p.GetRealm()), checkName(p.GetName())); err != nil {
 		return err
 	}
 	if n := len(p.GetAliases()); n > aliasesMax {
