@@ -109,8 +109,8 @@ func (r *reader) etypes(s cryptobyte.String, what string) []kcrypto.EType {
 	out := make([]kcrypto.EType, n)
 	for i := range out {
 		var e cryptobyte.String
-		rest.ReadASN1Element(&e, tagInteger)
-		out[i] = kcrypto.EType(r.int32(e, what))
+		e, rest, _ = element(rest, tagInteger)
+		out[i] = kcrypto.EType(int32(r.integerOctets(e, what)))
 	}
 	return out
 }

@@ -49,7 +49,7 @@ func readTickets(r *reader, s cryptobyte.String, what string) []Ticket {
 	out := make([]Ticket, n)
 	for i := range out {
 		var e cryptobyte.String
-		rest.ReadASN1(&e, appTag(tagTicket))
+		e, rest, _ = element(rest, appTag(tagTicket))
 		if sequence(r, e, what, &out[i], readTicket); r.err != nil {
 			return nil
 		}

@@ -68,13 +68,32 @@ func (r *reader) fail(what string, cause error) {
 
 // whole reads all of b as one element of that tag and gives its contents.
 func (r *reader) whole(b []byte, tag asn1.Tag, what string) cryptobyte.String {
-	s := cryptobyte.String(b)
-	var out cryptobyte.String
-	if len(b) > inputMax || !s.ReadASN1(&out, tag) || len(s) != 0 {
+	out, rest, ok := element(b, tag)
+	if !ok || len(rest) != 0 || len(b) > inputMax {
 		r.fail(what, nil)
 		return nil
 	}
 	return out
+}
+
+// element reads one element of that tag: its contents and what follows. Most are shorter than 128 octets, and nearly all the time of a decoder
+// goes here, so those are read without cryptobyte, whose results go through memory.
+func element(s cryptobyte.String, tag asn1.Tag) (contents, rest cryptobyte.String, ok bool) {
+	if len(s) < 2 || s[0] != byte(tag) {
+		return nil, nil, false
+	}
+	if n := int(s[1]); n < 0x80 {
+		if n > len(s)-2 {
+			return nil, nil, false
+		}
+		return s[2 : 2+n], s[2+n:], true
+	}
+	return longElement(s, tag)
+}
+
+func longElement(s cryptobyte.String, tag asn1.Tag) (contents, rest cryptobyte.String, ok bool) {
+	ok = s.ReadASN1(&contents, tag)
+	return contents, s, ok
 }
 
 // application reads all of b as [APPLICATION n] SEQUENCE and gives the fields.
@@ -110,12 +129,11 @@ func (r *reader) end(what string, outer cryptobyte.String) {
 
 // field reads the mandatory field [n] and gives the contents of its explicit tag.
 func (r *reader) field(n uint8, what string) cryptobyte.String {
-	var out cryptobyte.String
-	if !r.s.ReadASN1(&out, asn1.Tag(n).ContextSpecific().Constructed()) {
+	out, rest, ok := element(r.s, asn1.Tag(0xa0|n))
+	if !ok {
 		r.fail(what, nil)
-		r.s = nil
-		return nil
 	}
+	r.s = rest
 	return out
 }
 
@@ -130,7 +148,11 @@ func (r *reader) optional(n uint8, what string) (cryptobyte.String, bool) {
 // integer reads all of s as one INTEGER of 32 bits, signed or unsigned: RFC 4120 section 5.2.4 has both kinds, and peers
 // send the one for the other (nonces of 2^32-1 or below zero, kvno of read-only domain controllers).
 func (r *reader) integer(s cryptobyte.String, what string) uint32 {
-	b := r.whole(s, tagInteger, what)
+	return r.integerOctets(r.whole(s, tagInteger, what), what)
+}
+
+// integerOctets reads the contents of an INTEGER.
+func (r *reader) integerOctets(b cryptobyte.String, what string) uint32 {
 	if r.err != nil {
 		return 0
 	}
@@ -216,14 +238,16 @@ func (r *reader) name(s cryptobyte.String, what string) PrincipalName {
 		return PrincipalName{}
 	}
 	// The bounds come first: what is read below is at most 10 components and a little over 1 KiB.
-	var parts [nameComponentsMax]cryptobyte.String
+	var parts [nameComponentsMax]int // lengths
 	n, total := 0, 0
 	for rest := list; len(rest) > 0; n++ {
-		if n == len(parts) || !rest.ReadASN1(&parts[n], tagGeneralString) || len(parts[n]) > nameComponentMax {
+		part, tail, ok := element(rest, tagGeneralString)
+		if n == len(parts) || !ok || len(part) > nameComponentMax {
 			r.fail(what, nil)
 			return PrincipalName{}
 		}
-		total += len(parts[n])
+		parts[n], rest = len(part), tail
+		total += len(part)
 	}
 	if n == 0 || total > nameMax {
 		r.fail(what, nil)
@@ -232,21 +256,23 @@ func (r *reader) name(s cryptobyte.String, what string) PrincipalName {
 	return PrincipalName{NameType: NameType(t), NameString: r.components(parts[:n], list)}
 }
 
-// components makes strings of parts, which lie in list, with one allocation for the octets of all of them.
-func (r *reader) components(parts []cryptobyte.String, list cryptobyte.String) []string {
-	if len(r.names) < len(parts) {
-		r.names = make([]string, max(len(parts), 8))
+// components makes strings of those lengths out of list, with one allocation for the octets of all of them.
+func (r *reader) components(lengths []int, list cryptobyte.String) []string {
+	n := len(lengths)
+	if len(r.names) < n {
+		r.names = make([]string, max(n, 8))
 	}
-	out := r.names[:len(parts):len(parts)]
-	r.names = r.names[len(parts):]
+	out := r.names[:n:n]
+	r.names = r.names[n:]
 	if string(list) != r.text {
 		r.text = string(list)
 	}
 	all := r.text
-	end := len(all)
-	for i := len(parts) - 1; i >= 0; i-- {
-		out[i] = all[end-len(parts[i]) : end]
-		end -= len(parts[i]) + headerLen(len(parts[i]))
+	at := 0
+	for i, size := range lengths {
+		at += headerLen(size)
+		out[i] = all[at : at+size]
+		at += size
 	}
 	return out
 }
@@ -350,12 +376,13 @@ func (r *reader) key(s cryptobyte.String, what string) *kcrypto.Key {
 func (r *reader) elements(s cryptobyte.String, tag asn1.Tag, what string) (cryptobyte.String, int) {
 	list := r.whole(s, tagSequence, what)
 	n := 0
-	var skip cryptobyte.String
 	for rest := list; len(rest) > 0; n++ {
-		if !rest.ReadASN1(&skip, tag) {
+		_, tail, ok := element(rest, tag)
+		if !ok {
 			r.fail(what, nil)
 			return nil, 0
 		}
+		rest = tail
 	}
 	return list, n
 }
@@ -369,7 +396,7 @@ func list[T any](r *reader, s cryptobyte.String, what string, each func(r *reade
 	out := make([]T, n)
 	for i := range out {
 		var e cryptobyte.String
-		rest.ReadASN1(&e, tagSequence)
+		e, rest, _ = element(rest, tagSequence)
 		if within(r, e, what, &out[i], each); r.err != nil {
 			return nil
 		}
