@@ -45,6 +45,31 @@ func principalIDOf(ad krb5.AuthorizationData) (id kdb.ID, ok bool) {
 	return id, false
 }
 
+// carriedAuthData is what a new ticket takes over from the header ticket (RFC 4120 section 3.3.3): all of it but the words of a KDC that are
+// signed for another service and that this KDC does not sign anew (a PAC in a TGT from before an import).
+func carriedAuthData(ad krb5.AuthorizationData) krb5.AuthorizationData {
+	for i, e := range ad {
+		if !signedElsewhere(e) {
+			continue
+		}
+		out := append(ad[:0:0], ad[:i]...)
+		for _, e := range ad[i+1:] {
+			if !signedElsewhere(e) {
+				out = append(out, e)
+			}
+		}
+		return out
+	}
+	return ad
+}
+
+func signedElsewhere(e krb5.AuthorizationDataElement) bool {
+	if e.ADType != adIfRelevant {
+		return onlyKDC(e.ADType)
+	}
+	return !bytes.HasPrefix(e.ADData, principalIDPrefix) && wrapsKDCData(e.ADData)
+}
+
 // requestedAuthData is what a client may add to its ticket (RFC 4120 section 5.2.6): nothing that only a KDC may say, dropped in
 // silence as MIT does; and what the KDC must understand but does not is refused.
 func requestedAuthData(ad krb5.AuthorizationData) (krb5.AuthorizationData, error) {

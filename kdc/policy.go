@@ -143,6 +143,7 @@ const sameTicketOptions = krb5.KDCOptRenew | krb5.KDCOptValidate
 var tgsUnsupported = []tgsRule{
 	{"UNSUPPORTED_S4U2PROXY_REQUEST", krb5.ErrBadOption, func(f *tgsFacts) bool { return f.has(krb5.KDCOptCNameInAddlTkt) }},
 	{"ANONYMOUS NOT SUPPORTED", krb5.ErrBadOption, func(f *tgsFacts) bool { return f.has(krb5.KDCOptRequestAnonymous) }},
+	{"ANONYMOUS NOT ALLOWED", krb5.ErrPolicy, func(f *tgsFacts) bool { return f.header.Flags.Has(krb5.FlagAnonymous) }},
 	{"CONTRADICTING OPTIONS", krb5.ErrBadOption, func(f *tgsFacts) bool {
 		return f.has(sameTicketOptions) ||
 			f.body.KDCOptions&sameTicketOptions != 0 && f.body.KDCOptions&(krb5.KDCOptPostdated|krb5.KDCOptEncTktInSKey) != 0

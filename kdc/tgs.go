@@ -326,6 +326,9 @@ func (s *Server) sealTGS(q *request, h *tgsHeader, f *tgsFacts, g *tgsGrant) ([]
 // issuedAuthData is that of the header ticket, and behind it what the client adds (RFC 4120 sections 3.3.2, 5.4.1).
 func (s *Server) issuedAuthData(h *tgsHeader, f *tgsFacts) (krb5.AuthorizationData, error) {
 	ad := h.part.AuthorizationData
+	if f.server.ID != f.headerServer.ID {
+		ad = carriedAuthData(ad)
+	}
 	if f.body.EncAuthorizationData == nil || f.body.KDCOptions&sameTicketOptions != 0 {
 		return ad, nil
 	}
