@@ -13,10 +13,9 @@ import (
 // The format: 0x05, a format number, from format 4 on a header of tagged fields, the default principal, and credentials to the end of
 // the file, which nothing frames or counts. Configuration entries are credentials for a server in a realm of their own.
 const (
-	configRealm  = "X-CACHECONF:"
-	removedRealm = "X-RMED-CONF:"
-	configName   = "krb5_ccache_conf_data"
-	offsetTag    = 1
+	configRealm = "X-CACHECONF:"
+	configName  = "krb5_ccache_conf_data"
+	offsetTag   = 1
 )
 
 // Parse reads a cache of format 1 to 4. It copies what it keeps. Octets that are no cache are ErrFormat.
@@ -64,12 +63,11 @@ func (c *CCache) parseHeader(r *reader) {
 	}
 }
 
-// keep sorts x under credentials or configuration, and drops what was removed: MIT krb5 writes over a removed credential's times and a
-// removed setting's realm, Heimdal over the end time alone.
+// keep sorts x under credentials or configuration, and drops what was removed: the end time of a removed credential is zero, and so is
+// that of a removed setting, whose realm becomes another, too.
 func (c *CCache) keep(x Cred) {
 	name := x.Server.Name.NameString
 	switch {
-	case x.Server.Realm == removedRealm:
 	case x.Server.Realm == configRealm:
 		if (len(name) == 2 || len(name) == 3) && name[0] == configName {
 			s := Config{Key: name[1], Value: x.Ticket, order: x.order}

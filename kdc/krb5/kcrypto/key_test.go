@@ -301,3 +301,21 @@ func FuzzDecrypt(f *testing.F) {
 		}
 	})
 }
+
+// A usage has three keys; what a Key remembers of one must never serve as another.
+func TestDerivedKeysAreNotMixedUp(t *testing.T) {
+	for _, e := range etypes {
+		fresh, used := testKey(t, e), testKey(t, e)
+		if _, err := used.Encrypt(counter(), 0, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		want, _ := fresh.Checksum(0, []byte("data"))
+		if got, err := used.Checksum(0, []byte("data")); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%v: a checksum after an encryption is %x (%v), on its own %x", e, got, err, want)
+		}
+		wantPRF, _ := testKey(t, e).PRF([]byte("data"))
+		if got, err := used.PRF([]byte("data")); err != nil || !bytes.Equal(got, wantPRF) {
+			t.Errorf("%v: the PRF after an encryption is %x (%v), on its own %x", e, got, err, wantPRF)
+		}
+	}
+}

@@ -102,6 +102,22 @@ func TestAppendFillsHoles(t *testing.T) {
 	}
 }
 
+// A writer that left an old key in its hole must not have it carried on behind the new one.
+func TestAppendClearsTheRestOfAHole(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kt")
+	secret := bytes.Repeat([]byte("secret"), 20)
+	if err := os.WriteFile(path, append([]byte{5, 2, 0xff, 0xff, 0xff, 0x88}, secret...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Append(path, Entry{Realm: "R", Name: name("p"), KVNO: 1, Key: key(t, kcrypto.AES128SHA1, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil || len(b) != 6+len(secret) || bytes.Contains(b, []byte("secret")) || len(parse(t, b).Entries) != 1 {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
 func TestAppendDropsWhatReadersCannotReach(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "kt")
 	if err := os.WriteFile(path, append(golden(t, "mit-stash"), "\x00\x00\x00\x00\x7fgarbage"...), 0o600); err != nil {
