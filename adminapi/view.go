@@ -14,8 +14,8 @@ import (
 )
 
 // view is p as the API shows it: everything but secrets, and what the cluster counted of its logins.
-func (s *Service) view(p *statev1.Principal) (*adminv1.Principal, error) {
-	out := &adminv1.Principal{
+func (s *Service) view(p *statev1.Principal) (out *adminv1.Principal, err error) {
+	out = &adminv1.Principal{
 		Name: nameOf(p).String(), Id: p.GetId(), Kvno: p.GetKvno(), Attributes: p.GetAttributes(),
 		MaxLife: p.GetMaxLife(), MaxRenewableLife: p.GetMaxRenewableLife(),
 		Expiration: p.GetExpiration(), PasswordExpiration: p.GetPasswordExpiration(), LastPasswordChange: p.GetLastPasswordChange(),
@@ -33,6 +33,9 @@ func (s *Service) view(p *statev1.Principal) (*adminv1.Principal, error) {
 		})
 	}
 	slices.SortStableFunc(out.Keys, func(a, b *adminv1.KeyInfo) int { return cmp.Compare(b.GetKvno(), a.GetKvno()) })
+	if out.MasterKeyVersion, err = s.masterKeyVersion(p); err != nil {
+		return nil, err
+	}
 	pol, err := s.policy(p.GetPolicy())
 	if err != nil {
 		return nil, err
@@ -40,6 +43,14 @@ func (s *Service) view(p *statev1.Principal) (*adminv1.Principal, error) {
 	out.PolicyExists = pol != nil
 	s.viewActivity(out, pol)
 	return out, nil
+}
+
+func (s *Service) masterKeyVersion(p *statev1.Principal) (uint32, error) {
+	if keys := p.GetKeys(); len(keys) > 0 {
+		return keys[0].GetKey().GetMasterKeyVersion(), nil
+	}
+	cl, err := s.Reader.Cluster()
+	return cl.GetMasterKeyVersion(), err
 }
 
 func (s *Service) viewActivity(out *adminv1.Principal, pol *statev1.Policy) {

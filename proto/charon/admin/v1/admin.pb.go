@@ -309,7 +309,8 @@ type Principal struct {
 	Failures           uint32                 `protobuf:"varint,22,opt,name=failures,proto3" json:"failures,omitempty"`
 	LockedOut          bool                   `protobuf:"varint,23,opt,name=locked_out,json=lockedOut,proto3" json:"locked_out,omitempty"` // by its policy's failure count, now
 	Revision           uint64                 `protobuf:"varint,24,opt,name=revision,proto3" json:"revision,omitempty"`
-	History            uint32                 `protobuf:"varint,25,opt,name=history,proto3" json:"history,omitempty"` // earlier passwords remembered
+	History            uint32                 `protobuf:"varint,25,opt,name=history,proto3" json:"history,omitempty"`                                             // earlier passwords remembered
+	MasterKeyVersion   uint32                 `protobuf:"varint,26,opt,name=master_key_version,json=masterKeyVersion,proto3" json:"master_key_version,omitempty"` // that its keys are sealed under; without keys, the current one
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -515,6 +516,13 @@ func (x *Principal) GetRevision() uint64 {
 func (x *Principal) GetHistory() uint32 {
 	if x != nil {
 		return x.History
+	}
+	return 0
+}
+
+func (x *Principal) GetMasterKeyVersion() uint32 {
+	if x != nil {
+		return x.MasterKeyVersion
 	}
 	return 0
 }
@@ -5581,7 +5589,7 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x05state\x18\x03 \x01(\x0e2\x19.charon.admin.v1.KeyStateR\x05state\x12\x1b\n" +
 	"\tretire_at\x18\x04 \x01(\x03R\bretireAt\x12\x12\n" +
 	"\x04salt\x18\x05 \x01(\tR\x04salt\x12!\n" +
-	"\fsalt_default\x18\x06 \x01(\bR\vsaltDefault\"\x8b\a\n" +
+	"\fsalt_default\x18\x06 \x01(\bR\vsaltDefault\"\xb9\a\n" +
 	"\tPrincipal\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x18\n" +
@@ -5618,7 +5626,8 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"locked_out\x18\x17 \x01(\bR\tlockedOut\x12\x1a\n" +
 	"\brevision\x18\x18 \x01(\x04R\brevision\x12\x18\n" +
-	"\ahistory\x18\x19 \x01(\rR\ahistory\x1a:\n" +
+	"\ahistory\x18\x19 \x01(\rR\ahistory\x12,\n" +
+	"\x12master_key_version\x18\x1a \x01(\rR\x10masterKeyVersion\x1a:\n" +
 	"\fStringsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"3\n" +
