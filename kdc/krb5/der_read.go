@@ -292,12 +292,6 @@ func headerLen(n int) int {
 	return 6
 }
 
-// The years that a KerberosTime may have here. The zero time.Time, which means absent, lies before them; the epoch of Windows is the first.
-const (
-	yearMin = 1601
-	yearMax = 9999
-)
-
 // time reads all of s as one KerberosTime, YYYYMMDDHHMMSSZ (RFC 4120 section 5.2.3).
 func (r *reader) time(s cryptobyte.String, what string) time.Time {
 	b := r.whole(s, tagGeneralizedTime, what)
@@ -309,50 +303,6 @@ func (r *reader) time(s cryptobyte.String, what string) time.Time {
 		r.fail(what, nil)
 	}
 	return t
-}
-
-func parseTime(b []byte) (time.Time, bool) {
-	if len(b) != 15 || b[14] != 'Z' {
-		return time.Time{}, false
-	}
-	for _, c := range b[:14] {
-		if c < '0' || c > '9' {
-			return time.Time{}, false
-		}
-	}
-	two := func(i int) int { return int(b[i]-'0')*10 + int(b[i+1]-'0') }
-	year, month, day, hour, minute, sec := two(0)*100+two(2), two(4), two(6), two(8), two(10), two(12)
-	if year < yearMin || month < 1 || month > 12 || day < 1 || day > daysIn(year, month) || hour > 23 || minute > 59 || sec > 59 {
-		return time.Time{}, false
-	}
-	secs := daysFromCivil(year, month, day)*86400 + int64(hour*3600+minute*60+sec)
-	return time.Unix(secs, 0).UTC(), true
-}
-
-func daysIn(year, month int) int {
-	switch month {
-	case 4, 6, 9, 11:
-		return 30
-	case 2:
-		if year%4 == 0 && (year%100 != 0 || year%400 == 0) {
-			return 29
-		}
-		return 28
-	}
-	return 31
-}
-
-// daysFromCivil counts days from 1970-01-01 in the Gregorian calendar, for years from 1 on. Years begin in March, so that the leap day is last.
-func daysFromCivil(year, month, day int) int64 {
-	if month <= 2 {
-		year--
-		month += 12
-	}
-	era := year / 400
-	yoe := year - era*400
-	doy := (153*(month-3)+2)/5 + day - 1
-	doe := yoe*365 + yoe/4 - yoe/100 + doy
-	return int64(era)*146097 + int64(doe) - 719468
 }
 
 // key reads all of s as one EncryptionKey. One of an enctype that kcrypto does not have is refused, with kcrypto.ErrEType as the cause.

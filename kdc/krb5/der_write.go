@@ -216,25 +216,6 @@ func (w *writer) optionalTime(n uint8, t time.Time, what string) {
 	}
 }
 
-// civilFromDays is daysFromCivil backwards. A day outside the years 1 to about 30,000 gives year 0.
-func civilFromDays(days int64) (year, month, day int) {
-	days += 719468
-	if days < 0 || days > 1<<24 {
-		return 0, 1, 1
-	}
-	era := int(days / 146097)
-	doe := int(days) - era*146097
-	yoe := (doe - doe/1460 + doe/36524 - doe/146096) / 365
-	doy := doe - (365*yoe + yoe/4 - yoe/100)
-	mp := (5*doy + 2) / 153
-	day = doy - (153*mp+2)/5 + 1
-	month, year = mp+3, yoe+era*400
-	if month > 12 {
-		month, year = month-12, year+1
-	}
-	return year, month, day
-}
-
 func (w *writer) key(n uint8, k *kcrypto.Key, what string) {
 	if k == nil {
 		w.fail(what, errMissing)

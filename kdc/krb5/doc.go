@@ -5,9 +5,11 @@
 // and randomness.
 //
 // Every message has a pair DecodeX, EncodeX. The decoders take strict DER, refuse what is left over and any field that the type
-// does not have, and are bounded: an input of at most 1 MiB, names of at most 10 components of 256 octets and 1 KiB in all, a realm of
-// at most 256 octets, allocation at most 20 times the input. What clients of today send outside the RFC's letter is taken:
-// either reading of a 32-bit integer's top bit, any octets in a string, bit strings of any length, empty lists, and microseconds of any size.
+// does not have, and are bounded: an input of at most 1 MiB, names of at most 10 components of 256 octets and 1 KiB in all, a
+// realm of at most 256 octets, allocation at most 20 times the input over the fixed size of one message. What clients of today
+// send outside the RFC's letter is taken: either reading of a 32-bit integer's top bit, any octets in a string, bit strings of any
+// length, empty lists, and microseconds of any size.
+//
 // A decoded message shares its octet strings (cipher, padata-value, ad-data and the like) with the input, which must not change while
 // the message is in use; strings and keys are copies.
 //

@@ -126,13 +126,13 @@ func (c codec) breakAt(t *testing.T, root *derNode, do func(*derNode, int) bool,
 	return m
 }
 
-// breakPairs drops or empties two elements at once: all pairs of a small message, a random 300 of a larger one.
+// breakPairs drops or empties two elements at once: all pairs of a small message, a random 150 of a larger one.
 func (c codec) breakPairs(t *testing.T, root *derNode, n int) {
 	t.Helper()
 	pairs := n * n
 	rng := rand.New(rand.NewPCG(1, uint64(n)))
-	for k := range min(pairs, 300) {
-		if pairs > 300 {
+	for k := range min(pairs, 150) {
+		if pairs > 150 {
 			k = rng.IntN(pairs)
 		}
 		first, second := k/n, k%n
@@ -170,11 +170,11 @@ func TestTruncations(t *testing.T) {
 	}
 }
 
-// TestFlippedBits flips every bit of the first 120 octets of a message of each kind.
+// TestFlippedBits flips every bit of the first 60 octets of a message of each kind.
 func TestFlippedBits(t *testing.T) {
 	for _, c := range codecs {
 		seed := faultSeeds(t, c)[0]
-		for i := range min(len(seed), 120) * 8 {
+		for i := range min(len(seed), 60) * 8 {
 			b := bytes.Clone(seed)
 			b[i/8] ^= 1 << (i % 8)
 			c.same(t, b)

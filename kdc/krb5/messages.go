@@ -76,7 +76,8 @@ type EncTicketPart struct {
 }
 
 // KDCReq is AS-REQ or TGS-REQ, RFC 4120 section 5.4.1. MsgType is MsgASReq or MsgTGSReq.
-// RawBody is the DER of req-body exactly as received, over which the authenticator's checksum runs; empty in a message that was built here.
+// RawBody is the DER of req-body exactly as received, over which the authenticator's checksum runs; empty in a message that was built here,
+// and encoders do not look at it. PAData nil is absent, and a list that is not nil is present even when it is empty.
 type KDCReq struct {
 	MsgType MsgType
 	PAData  []PAData
@@ -141,7 +142,7 @@ type APReq struct {
 	Authenticator EncryptedData
 }
 
-// Authenticator is RFC 4120 section 5.5.1. CUSec is 0 to 999999. SeqNumber counts only when HasSeqNumber is set.
+// Authenticator is RFC 4120 section 5.5.1. CUSec is 0 to 999999 in what is built here; peers send any 32 bits, see Time. SeqNumber counts only when HasSeqNumber is set.
 type Authenticator struct {
 	CRealm            string
 	CName             PrincipalName
