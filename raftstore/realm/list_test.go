@@ -132,7 +132,7 @@ func TestReaders(t *testing.T) {
 		if err != nil || NameText(p.Name) != "alice" {
 			t.Error(p, err)
 		}
-		if index, term := tx.Applied(); index != 9 || term != 1 {
+		if index, term, err := tx.Applied(); index != 9 || term != 1 || err != nil {
 			t.Error(index, term)
 		}
 		return errors.ErrUnsupported

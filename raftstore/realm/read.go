@@ -10,10 +10,7 @@ import (
 )
 
 // Tx is one consistent view of the state, valid inside View. What it returns is the caller's.
-type Tx struct {
-	tx *bbolt.Tx
-	st *state
-}
+type Tx struct{ tx *bbolt.Tx }
 
 // View calls f with the state as of one applied index. f must be short: while it runs the file can't reuse pages.
 func (db *DB) View(f func(*Tx) error) error {
@@ -22,17 +19,17 @@ func (db *DB) View(f func(*Tx) error) error {
 		return err
 	}
 	defer file.release()
-	return file.bolt.View(func(tx *bbolt.Tx) error {
-		st, err := decodeState(tx.Bucket(metaBucket).Get(stateKey))
-		if err != nil {
-			return err
-		}
-		return f(&Tx{tx: tx, st: st})
-	})
+	return file.bolt.View(func(tx *bbolt.Tx) error { return f(&Tx{tx}) })
 }
 
 // Applied is the raft index and term up to which the view has the log.
-func (t *Tx) Applied() (index, term uint64) { return t.st.index, t.st.term }
+func (t *Tx) Applied() (index, term uint64, err error) {
+	st, err := decodeState(t.tx.Bucket(metaBucket).Get(stateKey))
+	if err != nil {
+		return 0, 0, err
+	}
+	return st.index, st.term, nil
+}
 
 // load decodes a record into m. ErrNotFound when there is none.
 func (t *Tx) load(id bucketID, key string, m proto.Message) error {

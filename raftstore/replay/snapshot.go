@@ -91,18 +91,20 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 
 func (s *Snapshot) write(w *bufio.Writer) error {
 	le := binary.LittleEndian
-	_, err := w.Write(s.header)
+	if _, err := w.Write(s.header); err != nil {
+		return err
+	}
 	b := make([]byte, 0, counterBytes)
 	for _, f := range s.buckets {
 		b = le.AppendUint64(b[:0], uint64(f.number))
 		b = le.AppendUint32(b, uint32(f.n))
-		if _, err = w.Write(b); err != nil {
+		if _, err := w.Write(b); err != nil {
 			return err
 		}
 		for i := range f.n {
 			it := &f.chunks[i/chunkItems][i%chunkItems]
 			b = append(append(b[:0], it.k[:]...), it.r[:]...)
-			if _, err = w.Write(b); err != nil {
+			if _, err := w.Write(b); err != nil {
 				return err
 			}
 		}
@@ -114,15 +116,12 @@ func (s *Snapshot) write(w *bufio.Writer) error {
 			b = le.AppendUint32(b, c.Failures)
 			b = le.AppendUint64(b, uint64(c.LastFailure))
 			b = le.AppendUint64(b, uint64(c.LastSuccess))
-			if _, err = w.Write(b); err != nil {
+			if _, err := w.Write(b); err != nil {
 				return err
 			}
 		}
 	}
-	if err != nil {
-		return err
-	}
-	_, err = w.WriteString(snapshotTrailer)
+	_, err := w.WriteString(snapshotTrailer)
 	return err
 }
 
