@@ -10,8 +10,8 @@ import (
 
 // RC4-HMAC (RFC 4757): weak, old, and only for principals that ask for it.
 
-// rc4Usage is Microsoft's message type T for a usage (RFC 4757 section 3). The RFC has T=8 for usage 9, too; Windows, MIT krb5 and
-// Heimdal use 9 there, and so do we. 23 is GSS Wrap, as MIT has it.
+// rc4Usage is Microsoft's message type T for a usage (RFC 4757 section 3). The RFC has T=8 for usage 9, too; MIT krb5 1.20
+// decrypts only 9 there, and so do we. 23 is GSS Wrap, as MIT has it.
 func rc4Usage(u Usage) uint32 {
 	switch u {
 	case UsageASRepEncPart:

@@ -55,6 +55,7 @@ func TestRFC4757Usage(t *testing.T) {
 	if p, err := k.Decrypt(UsageTGSRepSession, c); err != nil || string(p) != "same" {
 		t.Errorf("usage 3 read as 8: %q, %v", p, err)
 	}
+	// RFC 4757 would have 9 be 8, too; MIT krb5 refuses that.
 	if _, err := k.Decrypt(UsageTGSRepSubKey, c); !errors.Is(err, ErrIntegrity) {
 		t.Errorf("usage 3 read as 9: %v, want ErrIntegrity", err)
 	}
