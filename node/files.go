@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,7 +59,45 @@ func lockDir(dir string) (*os.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("locking the data directory: %w", err)
 	}
+	// Who holds it, for RunningPID.
+	if err := errors.Join(f.Truncate(0), writeAt(f, fmt.Sprintf("%d\n", os.Getpid()))); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("locking the data directory: %w", err)
+	}
 	return f, nil
+}
+
+func writeAt(f *os.File, s string) error {
+	_, err := f.WriteAt([]byte(s), 0)
+	return err
+}
+
+// RunningPID is the process that works on a data directory now, if there is one: the one that the lock file names, while it
+// has that file open. It does not try the lock, which could get in the way of a node that is just starting.
+func RunningPID(dir string) (pid int, running bool) {
+	path, err := filepath.EvalSymlinks(filepath.Join(dir, lockFile))
+	if err != nil {
+		return 0, false
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, false
+	}
+	pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || pid <= 1 {
+		return 0, false
+	}
+	fds := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(fds)
+	if err != nil {
+		return pid, false
+	}
+	for _, e := range entries {
+		if target, err := os.Readlink(filepath.Join(fds, e.Name())); err == nil && target == path {
+			return pid, true
+		}
+	}
+	return pid, false
 }
 
 // writeFile writes durably and atomically: after a crash the old or the new file is there, whole.

@@ -22,7 +22,7 @@ const (
 type health struct {
 	failures, successes int // so many in a row turn it
 	probe               func(context.Context) error
-	leader              func() bool
+	leader, voter       func() bool
 	log                 *slog.Logger
 	// changed is called when readiness turns, from the probe's goroutine. May be nil.
 	changed func(ready bool, reason string)
@@ -40,6 +40,7 @@ type readiness struct {
 	Ready    bool   `json:"ready"`
 	Draining bool   `json:"draining,omitempty"`
 	Leader   bool   `json:"leader"`
+	Voter    bool   `json:"voter"` // in both groups
 	Reason   string `json:"reason,omitempty"`
 }
 
@@ -120,10 +121,10 @@ func (h *health) drain() {
 }
 
 func (h *health) read() readiness {
-	leader := h.leader()
+	leader, voter := h.leader(), h.voter()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r := readiness{Ready: h.ready && !h.draining, Draining: h.draining, Leader: leader, Reason: h.reason}
+	r := readiness{Ready: h.ready && !h.draining, Draining: h.draining, Leader: leader, Voter: voter, Reason: h.reason}
 	switch {
 	case h.draining:
 		r.Reason = "draining"
@@ -156,8 +157,12 @@ func (h *health) readyz(w http.ResponseWriter, r *http.Request) {
 		if ok && !ans.Leader {
 			ok, ans.Reason = false, "not the leader"
 		}
+	case "voter": // of use in a rolling restart: the next node may be stopped when this one votes in both groups
+		if ok && !ans.Voter {
+			ok, ans.Reason = false, "not yet a voter in both groups"
+		}
 	default:
-		http.Error(w, `role must be "leader"`, http.StatusBadRequest)
+		http.Error(w, `role must be "leader" or "voter"`, http.StatusBadRequest)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")

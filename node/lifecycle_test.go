@@ -308,7 +308,7 @@ func TestThreeNodesJoinDrainAndRemove(t *testing.T) {
 	tok := n1.token("kdc2")
 	n2 := joinNode(t, tok, "kdc2")
 	n2.waitReady()
-	n3 := joinNode(t, n1.token(""), "kdc3")
+	n3 := joinNode(t, n1.token("kdc3"), "kdc3")
 	n3.waitReady()
 	n1.waitVoters(3)
 

@@ -299,7 +299,7 @@ func (s *server) openHTTP() error {
 	s.httpLn = limitConns(ln, httpConnsMax)
 	s.survey = &survey{status: s.store.Status, log: s.log}
 	s.health = &health{
-		failures: s.c.Ready.Failures, successes: s.c.Ready.Successes, probe: s.check, leader: s.store.IsLeader, log: s.log,
+		failures: s.c.Ready.Failures, successes: s.c.Ready.Successes, probe: s.check, leader: s.store.IsLeader, voter: s.survey.voter, log: s.log,
 		changed: func(ready bool, reason string) {
 			s.api.SetServing(ready)
 			if ready {

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	surveyEvery = 2 * time.Second
-	surveyLimit = time.Second
+	surveyEvery = time.Second
+	surveyLimit = 900 * time.Millisecond
 )
 
 // survey asks the store how the cluster is, in the background, so that a scrape or a health question never waits for the network.
@@ -79,4 +79,11 @@ func (s *survey) lag() uint64 {
 		return max(n.Lag, st.CommitIndex-st.Applied)
 	}
 	return n.Lag
+}
+
+// voter tells whether this node votes in both groups.
+func (s *survey) voter() bool {
+	n, _, ok := s.own()
+	votes := func(role string) bool { return role == "leader" || role == "follower" }
+	return ok && votes(n.Role) && votes(n.ReplayRole)
 }
