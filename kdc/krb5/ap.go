@@ -102,7 +102,7 @@ func (c *APContext) CheckAddress(from netip.Addr) error {
 
 // CheckBody verifies the authenticator's checksum over body (usage 10). A missing, unkeyed or foreign checksum is KRB_AP_ERR_INAPP_CKSUM.
 func (c *APContext) CheckBody(body []byte) error {
-	return checkCksum(c.Authenticator.Cksum, c.Ticket.Key, kcrypto.UsageAPReqChecksum, body)
+	return VerifyChecksum(c.Authenticator.Cksum, c.Ticket.Key, kcrypto.UsageAPReqChecksum, body)
 }
 
 // AcceptAPReq opens and checks an AP-REQ, DER, as RFC 4120 section 3.2.3 has it, except for what the caller alone can do: whether the

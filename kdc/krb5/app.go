@@ -29,13 +29,13 @@ func OpenKRBSafe(k *kcrypto.Key, raw []byte) (*KRBSafeBody, error) {
 	if err != nil {
 		return nil, malformed(err)
 	}
-	err = checkCksum(&m.Cksum, k, kcrypto.UsageKRBSafe, m.RawBody)
+	err = VerifyChecksum(&m.Cksum, k, kcrypto.UsageKRBSafe, m.RawBody)
 	if refusal, ok := errors.AsType[*Error](err); ok && refusal.Code == ErrModified {
 		blank, berr := EncodeKRBSafe(&KRBSafe{SafeBody: m.SafeBody})
 		if berr != nil {
 			return nil, err
 		}
-		err = checkCksum(&m.Cksum, k, kcrypto.UsageKRBSafe, blank)
+		err = VerifyChecksum(&m.Cksum, k, kcrypto.UsageKRBSafe, blank)
 	}
 	if err != nil {
 		return nil, err

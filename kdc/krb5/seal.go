@@ -60,8 +60,8 @@ func NewChecksum(k *kcrypto.Key, u kcrypto.Usage, data []byte) (*Checksum, error
 	return &Checksum{CksumType: k.EType().ChecksumType(), Checksum: sum}, nil
 }
 
-// checkCksum: an absent, unkeyed or foreign checksum is KRB_AP_ERR_INAPP_CKSUM, a wrong one KRB_AP_ERR_MODIFIED.
-func checkCksum(c *Checksum, k *kcrypto.Key, u kcrypto.Usage, data []byte) error {
+// VerifyChecksum holds a keyed checksum over data: an absent, unkeyed or foreign checksum is KRB_AP_ERR_INAPP_CKSUM, a wrong one KRB_AP_ERR_MODIFIED.
+func VerifyChecksum(c *Checksum, k *kcrypto.Key, u kcrypto.Usage, data []byte) error {
 	if c == nil {
 		return &Error{Code: ErrInappCksum, Status: "INAPP_CKSUM"}
 	}
