@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -275,54 +276,63 @@ func (d *demo) replay(ctx context.Context, msg []byte) error {
 func (d *demo) kill(ctx context.Context) error {
 	dead := d.realm.Nodes[d.leader]
 	fmt.Fprintf(d.out, "kill -9 %s (the leader)\n", dead.Name)
-	tries, stop, counted := make(chan error, 4096), make(chan struct{}), make(chan struct{})
-	good, all := 0, 0
-	go func() {
-		defer close(counted)
-		for err := range tries {
-			all++
-			if err == nil {
-				good++
-			}
-		}
-	}()
 	if err := syscall.Kill(dead.PID, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("killing %s: %w", dead.Name, err)
 	}
 	begun := time.Now()
-	loop := make(chan struct{})
-	go func() {
-		defer close(loop)
-		defer close(tries)
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			case <-time.After(10 * time.Millisecond):
-			}
-			var kdcs []string // each login begins at another node, the dead one included
-			for k := range d.realm.Nodes {
-				kdcs = append(kdcs, d.realm.Nodes[(i+k)%len(d.realm.Nodes)].KDC)
-			}
-			_, err := d.login(ctx, demoUser, demoPassword, kdcs...)
-			tries <- err
-		}
-	}()
+	logins := d.loginLoops(ctx)
 	leader, err := d.findLeader(ctx, d.leader)
 	took := time.Since(begun)
-	close(stop)
-	<-loop
-	<-counted
+	good, all, failure := logins()
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(d.out, "  new leader %s after %.1f s; kinit during the election: %d of %d ok\n", d.realm.Nodes[leader].Name, took.Seconds(), good, all)
 	if good != all || all == 0 {
-		return fmt.Errorf("%d of %d logins failed while the nodes elected a leader", all-good, all)
+		return fmt.Errorf("%d of %d logins failed while the nodes elected a leader, one with: %w", all-good, all, failure)
 	}
 	d.others = []int{3 - d.leader - leader} // the other survivor
 	d.leader = leader
 	return nil
+}
+
+// loginLoops log in again and again, one loop for each node that is asked first, the dead one included. What it returns ends them and
+// counts.
+func (d *demo) loginLoops(ctx context.Context) (end func() (good, all int, failure error)) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var good, all int
+	var failure error
+	stop := make(chan struct{})
+	for first := range d.realm.Nodes {
+		var kdcs []string
+		for k := range d.realm.Nodes {
+			kdcs = append(kdcs, d.realm.Nodes[(first+k)%len(d.realm.Nodes)].KDC)
+		}
+		wg.Go(func() {
+			for {
+				_, err := d.login(ctx, demoUser, demoPassword, kdcs...)
+				mu.Lock()
+				all++
+				if err == nil {
+					good++
+				} else {
+					failure = err
+				}
+				mu.Unlock()
+				select {
+				case <-stop:
+					return
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+		})
+	}
+	return func() (int, int, error) {
+		close(stop)
+		wg.Wait()
+		return good, all, failure
+	}
 }
 
 // write adds a principal on the new leader, finds it in the other node's own state, and logs in as it there.

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// neverSent tells that a call's connection was not made, so that another address may be tried.
+func neverSent(err error) bool {
+	return status.Code(err) == codes.Unavailable && details(err) == nil && strings.Contains(err.Error(), "Error while dialing")
+}
+
+// details is what the admin API says about its error, or nil.
+func details(err error) *errdetails.ErrorInfo {
+	st, ok := status.FromError(err)
+	if err == nil || !ok {
+		return nil
+	}
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == "charon" {
+			return info
+		}
+	}
+	return nil
+}
+
+// retryAfter is how long the server asks to wait; 0 when it says nothing.
+func retryAfter(err error) time.Duration {
+	st, _ := status.FromError(err)
+	for _, d := range st.Details() {
+		if r, ok := d.(*errdetails.RetryInfo); ok {
+			return r.GetRetryDelay().AsDuration()
+		}
+	}
+	return 0
+}
+
+// reason is the API's word for its error, or "".
+func reason(err error) string { return details(err).GetReason() }
+
+// outcomeUnknown tells that a mutation may have been made.
+func outcomeUnknown(err error) bool {
+	if neverSent(err) {
+		return false
+	}
+	if _, ok := errors.AsType[*unreachableError](err); ok {
+		return false
+	}
+	switch status.Code(err) {
+	case codes.Unavailable:
+		return details(err) == nil || details(err).GetMetadata()["outcome"] == "unknown"
+	case codes.DeadlineExceeded, codes.Canceled:
+		return true
+	}
+	return false
+}
+
+func apiExitCode(err error) (int, bool) {
+	if _, ok := errors.AsType[*unreachableError](err); ok {
+		return exitNotDone, true
+	}
+	st, ok := status.FromError(err)
+	if !ok {
+		return 0, false
+	}
+	switch st.Code() {
+	case codes.NotFound:
+		return exitNotFound, true
+	case codes.AlreadyExists, codes.Aborted, codes.FailedPrecondition:
+		return exitConflict, true
+	case codes.Unavailable, codes.ResourceExhausted, codes.DeadlineExceeded:
+		return exitNotDone, true
+	case codes.InvalidArgument:
+		if details(err).GetReason() == "INVALID" {
+			return exitUsage, true
+		}
+	}
+	return exitError, true
+}
+
+// apiText is the API's message and the node it comes from.
+func apiText(err error) (string, bool) {
+	if _, ok := errors.AsType[*unreachableError](err); ok {
+		return "", false
+	}
+	if _, ok := errors.AsType[*codedError](err); ok {
+		return "", false
+	}
+	st, ok := status.FromError(err)
+	if !ok {
+		return "", false
+	}
+	if node := details(err).GetMetadata()["node"]; node != "" {
+		return fmt.Sprintf("%s (node %s)", st.Message(), node), true
+	}
+	return st.Message(), true
+}
+
+// timeLimit is the context for one verb's calls.
+func timeLimit(cmd *cobra.Command) (context.Context, context.CancelFunc) {
+	d, err := cmd.Flags().GetDuration("timeout")
+	if err != nil || d <= 0 {
+		d = timeoutDefault
+	}
+	return context.WithTimeout(cmd.Context(), d)
+}
+
+// withConnection runs f with a connection and a deadline.
+func withConnection(cmd *cobra.Command, f func(ctx context.Context, c *connection) error) error {
+	c, err := connect(cmd)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ctx, cancel := timeLimit(cmd)
+	defer cancel()
+	return f(ctx, c)
+}
+
+// mutate makes one change: with one request id, repeated while its outcome is unknown, until the deadline.
+func mutate[R any](ctx context.Context, cmd *cobra.Command, call func(ctx context.Context, id []byte) (R, error)) (R, error) {
+	var none R
+	id, err := requestID(cmd)
+	if err != nil {
+		return none, err
+	}
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		r, err := call(ctx, id)
+		if err == nil || !outcomeUnknown(err) {
+			return r, err
+		}
+		select {
+		case <-ctx.Done():
+			return none, coded(exitUnknown, "it is unknown whether this was done; run the same line again with --request-id %s", formatUUID(id))
+		case <-time.After(max(wait, min(retryAfter(err), time.Second))):
+		}
+	}
+}
+
+// requestID is the one the user repeats, or a new one.
+func requestID(cmd *cobra.Command) ([]byte, error) {
+	text, _ := cmd.Flags().GetString("request-id")
+	if text == "" {
+		return newUUID(time.Now()), nil
+	}
+	id, err := hex.DecodeString(strings.ReplaceAll(text, "-", ""))
+	if err != nil || len(id) != 16 {
+		return nil, usage(cmd, "--request-id %q is not a UUID", text)
+	}
+	return id, nil
+}
+
+// newUUID is a UUIDv7 (RFC 9562 section 5.7).
+func newUUID(now time.Time) []byte {
+	id := make([]byte, 16)
+	rand.Read(id[6:]) // never fails
+	var ms [8]byte
+	binary.BigEndian.PutUint64(ms[:], uint64(now.UnixMilli())<<16)
+	copy(id, ms[:6])
+	id[6] = id[6]&0x0f | 0x70
+	id[8] = id[8]&0x3f | 0x80
+	return id
+}
+
+func formatUUID(id []byte) string {
+	h := hex.EncodeToString(id)
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}

@@ -1,0 +1,159 @@
+// Command charon is the daemon and the command line of a Charon realm: "charon server" runs a node, every other verb is a
+// client of the admin API or of port 88.
+//
+// It owns what the user types and sees: flags, prompts, tables, exit codes. It must not know how anything is stored or
+// replicated; what it needs of that it asks of a node. One file a noun.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the build.
+var version = "1.0.0-dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is one invocation; it returns the exit code.
+func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	cmd := root()
+	cmd.SetArgs(args)
+	cmd.SetIn(in)
+	cmd.SetOut(out)
+	cmd.SetErr(errOut)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if text := describe(err); text != "" {
+		fmt.Fprintln(errOut, "charon: "+text)
+	}
+	return exitCode(err)
+}
+
+// root is the whole command tree, nouns in the order of the help page.
+func root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:           "charon",
+		Short:         "a Kerberos realm without a master",
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		CompletionOptions: cobra.CompletionOptions{
+			HiddenDefaultCmd: true,
+		},
+	}
+	addConnectionFlags(cmd)
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, "%v", err) })
+	cmd.AddCommand(
+		newInitCommand(),
+		newServerCommand(),
+		newJoinCommand(),
+		newDevCommand(),
+		newStatusCommand(),
+		newPrincipalCommand(),
+		newPolicyCommand(),
+		newKeytabCommand(),
+		newRealmCommand(),
+		newRoleCommand(),
+		newNodeCommand(),
+		newTokenCommand(),
+		newClientConfigCommand(),
+		newDNSRecordsCommand(),
+		newKadminCommand(),
+		newKinitCommand(),
+		newKlistCommand(),
+		newKvnoCommand(),
+		newKdestroyCommand(),
+	)
+	strict(cmd)
+	return cmd
+}
+
+// strict makes a noun without a verb show its help, and a wrong verb or number of arguments a usage error.
+func strict(cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		strict(c)
+	}
+	if cmd.HasSubCommands() && cmd.RunE == nil && cmd.Run == nil {
+		cmd.RunE = func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return c.Help()
+			}
+			return usage(c, "unknown command %q", args[0])
+		}
+		cmd.Args = cobra.ArbitraryArgs
+		return
+	}
+	check := cmd.Args
+	cmd.Args = func(c *cobra.Command, args []string) error {
+		if check == nil {
+			return nil
+		}
+		if err := check(c, args); err != nil {
+			return usage(c, "%v", err)
+		}
+		return nil
+	}
+}
+
+// The exit codes of every command.
+const (
+	exitOK       = 0
+	exitError    = 1
+	exitUsage    = 2
+	exitNotFound = 3
+	exitConflict = 4 // something else is there, or it changed meanwhile
+	exitNotDone  = 5 // no quorum or no node to talk to: nothing was done
+	exitUnknown  = 6 // it may have been done: the same line with the request id it prints tells
+)
+
+// exitError is an error that knows its exit code. An empty text prints nothing.
+type codedError struct {
+	code int
+	text string
+}
+
+func (e *codedError) Error() string { return e.text }
+
+// usage is what the user typed wrong.
+func usage(c *cobra.Command, format string, args ...any) error {
+	return &codedError{exitUsage, fmt.Sprintf(format, args...) + "; see: " + strings.TrimSpace(c.CommandPath()) + " --help"}
+}
+
+func coded(code int, format string, args ...any) error {
+	return &codedError{code, fmt.Sprintf(format, args...)}
+}
+
+func exitCode(err error) int {
+	if e, ok := errors.AsType[*codedError](err); ok {
+		return e.code
+	}
+	if code, ok := apiExitCode(err); ok {
+		return code
+	}
+	return exitError
+}
+
+// describe is an error in one line.
+func describe(err error) string {
+	text := err.Error()
+	if api, ok := apiText(err); ok {
+		text = api
+	}
+	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "; ")
+}

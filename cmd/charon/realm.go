@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
+	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
+)
+
+func newRealmCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "realm", Short: "the realm's bounds and enctypes"}
+	cmd.AddCommand(realmShow(), realmSet())
+	return cmd
+}
+
+func realmShow() *cobra.Command {
+	var local bool
+	cmd := &cobra.Command{
+		Use: "show [REALM]", Short: "show a realm", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withConnection(cmd, func(ctx context.Context, c *connection) error {
+				r, err := c.cluster().GetRealm(ctx, &adminv1.GetRealmRequest{Name: strings.Join(args, ""), Consistency: consistency(local)})
+				if err != nil {
+					return err
+				}
+				return show(cmd, r.GetRealm(), func(w io.Writer, _ bool) error {
+					printRealm(w, r.GetRealm())
+					_, err := fmt.Fprintf(w, "%-18s %x\n", "cluster", r.GetClusterId())
+					return err
+				})
+			})
+		},
+	}
+	localFlag(cmd, &local)
+	return cmd
+}
+
+func printRealm(w io.Writer, r *adminv1.Realm) {
+	var etypes []string
+	for _, e := range r.GetEtypes() {
+		etypes = append(etypes, kcrypto.EType(e).Short())
+	}
+	fmt.Fprintf(w, "%-18s %s\n", "realm", r.GetName())
+	fmt.Fprintf(w, "%-18s %s  renewable %s\n", "max life", span(r.GetMaxLife()), span(r.GetMaxRenewableLife()))
+	fmt.Fprintf(w, "%-18s %s\n", "enctypes", strings.Join(etypes, " "))
+	fmt.Fprintf(w, "%-18s %d\n", "revision", r.GetRevision())
+}
+
+func realmSet() *cobra.Command {
+	var maxLife, maxRenew string
+	var etypes []string
+	var revision uint64
+	cmd := &cobra.Command{
+		Use: "set [REALM]", Short: "change a realm", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &adminv1.UpdateRealmRequest{Name: strings.Join(args, ""), ExpectedRevision: revision}
+			for _, f := range []struct {
+				flag, text string
+				dst        **int64
+			}{{"max-life", maxLife, &req.MaxLife}, {"max-renewable-life", maxRenew, &req.MaxRenewableLife}} {
+				if !cmd.Flags().Changed(f.flag) {
+					continue
+				}
+				v, err := parseLife(f.text, time.Now())
+				if err != nil {
+					return usage(cmd, "--%s: %v", f.flag, err)
+				}
+				*f.dst = &v
+			}
+			for _, text := range etypes {
+				e, err := kcrypto.ParseEType(text)
+				if err != nil {
+					return usage(cmd, "--etypes: %v", err)
+				}
+				req.Etypes = append(req.Etypes, int32(e))
+			}
+			return withConnection(cmd, func(ctx context.Context, c *connection) error {
+				r, err := mutate(ctx, cmd, func(ctx context.Context, id []byte) (*adminv1.UpdateRealmResponse, error) {
+					req.RequestId = id
+					return c.cluster().UpdateRealm(ctx, req)
+				})
+				if err != nil {
+					return err
+				}
+				return show(cmd, r.GetRealm(), func(w io.Writer, _ bool) error { printRealm(w, r.GetRealm()); return nil })
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&maxLife, "max-life", "", "longest ticket, as 10h")
+	f.StringVar(&maxRenew, "max-renewable-life", "", "longest renewable ticket, as 7d")
+	f.StringSliceVar(&etypes, "etypes", nil, "enctypes in order of preference: aes256-sha2,aes128-sha2,aes256-sha1,aes128-sha1")
+	revisionFlag(cmd, &revision)
+	return cmd
+}

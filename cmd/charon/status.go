@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
+)
+
+func newStatusCommand() *cobra.Command {
+	var watch bool
+	cmd := &cobra.Command{
+		Use: "status", Short: "the cluster at a glance", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := connect(cmd)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if watch {
+				return watchStatus(cmd, c)
+			}
+			ctx, cancel := timeLimit(cmd)
+			defer cancel()
+			st, err := c.cluster().GetStatus(ctx, &adminv1.GetStatusRequest{})
+			if err != nil {
+				return err
+			}
+			return show(cmd, st, func(w io.Writer, _ bool) error { return printStatus(w, st, time.Now()) })
+		},
+	}
+	cmd.Flags().BoolVar(&watch, "watch", false, "one line an event: lost, leader, quorum, serving without quorum, healed")
+	return cmd
+}
+
+func printStatus(w io.Writer, st *adminv1.GetStatusResponse, now time.Time) error {
+	quorum := fmt.Sprintf("quorum ok (tolerates %d)", st.GetTolerates())
+	if !st.GetQuorum() {
+		quorum = "NO QUORUM: changes are refused"
+	}
+	up := 0
+	for _, n := range st.GetNodes() {
+		if n.GetHealth() == "ok" {
+			up++
+		}
+	}
+	fmt.Fprintf(w, "Realm %s   %d/%d nodes   %s   version %s   feature level %d\n", st.GetRealm(), up, len(st.GetNodes()), quorum, st.GetVersion(), st.GetFeatureLevel())
+	var rows [][]string
+	for _, n := range st.GetNodes() {
+		rows = append(rows, statusRow(n, now))
+	}
+	if err := table(w, "NODE ROLE HEALTH LAG AS/s TGS/s P99 UP CLOCK CERT", rows); err != nil {
+		return err
+	}
+	if st.GetCounted() {
+		fmt.Fprintf(w, "Principals %d   locked %d   expiring in 30 d %d   RC4 allowed %d\n", st.GetPrincipals(), st.GetLocked(), st.GetExpiring_30D(), st.GetRc4Allowed())
+	}
+	return nil
+}
+
+func statusRow(n *adminv1.NodeStatus, now time.Time) []string {
+	lag := "-"
+	if n.GetRole() != "leader" && n.GetHealth() != "down" {
+		lag = fmt.Sprint(n.GetLag())
+		if n.GetContactMs() >= 0 {
+			lag += fmt.Sprintf(" (%d ms)", n.GetContactMs())
+		}
+	}
+	row := []string{n.GetNode().GetName(), n.GetRole(), n.GetHealth(), lag, "", "", "", "", "", ""}
+	if n.GetHealth() != "down" {
+		row[8] = fmt.Sprintf("%+d ms", n.GetClockOffsetUs()/1000)
+	}
+	if s := n.GetStats(); s != nil {
+		row[4], row[5] = fmt.Sprintf("%.0f", s.GetAsPerSecond()), fmt.Sprintf("%.0f", s.GetTgsPerSecond())
+		row[6] = fmt.Sprintf("%.1f ms", float64(s.GetP99Us())/1000)
+		if s.GetStartedAt() != 0 {
+			row[7] = age(now.Sub(time.UnixMilli(s.GetStartedAt())))
+		}
+		if s.GetCertExpiresAt() != 0 {
+			row[9] = age(time.UnixMilli(s.GetCertExpiresAt()).Sub(now))
+		}
+		if s.GetServingWithoutQuorum() {
+			row[2] = "degraded"
+		}
+	}
+	return row
+}
+
+// age in its largest whole unit.
+func age(d time.Duration) string {
+	switch {
+	case d >= 24*time.Hour:
+		return fmt.Sprintf("%d d", d/(24*time.Hour))
+	case d >= time.Hour:
+		return fmt.Sprintf("%d h", d/time.Hour)
+	case d >= time.Minute:
+		return fmt.Sprintf("%d min", d/time.Minute)
+	}
+	return fmt.Sprintf("%d s", max(0, d/time.Second))
+}
+
+// watchEvery is how often --watch looks.
+const watchEvery = time.Second
+
+// watchStatus prints what changes until the context ends.
+func watchStatus(cmd *cobra.Command, c *connection) error {
+	ctx := cmd.Context()
+	var last *adminv1.GetStatusResponse
+	lost := false
+	for tick := time.NewTicker(watchEvery); ; {
+		call, cancel := context.WithTimeout(ctx, 5*time.Second)
+		st, err := c.cluster().GetStatus(call, &adminv1.GetStatusRequest{})
+		cancel()
+		now := time.Now().UTC().Format("15:04:05Z")
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !lost:
+			lost = true
+			fmt.Fprintf(cmd.OutOrStdout(), "%s  no answer: %s\n", now, describe(err))
+		case err == nil:
+			for _, e := range statusEvents(last, st, lost) {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", now, e)
+			}
+			last, lost = st, false
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// statusEvents are the lines for what changed; the first status gives its summary.
+func statusEvents(old, st *adminv1.GetStatusResponse, wasLost bool) []string {
+	var out []string
+	if old == nil || wasLost {
+		out = append(out, fmt.Sprintf("%d nodes, leader %s, quorum %v", len(st.GetNodes()), orNone(st.GetLeader()), st.GetQuorum()))
+		if old == nil {
+			return out
+		}
+	}
+	if st.GetLeader() != old.GetLeader() {
+		out = append(out, "leader "+orNone(st.GetLeader())+", was "+orNone(old.GetLeader()))
+	}
+	if st.GetQuorum() != old.GetQuorum() {
+		out = append(out, map[bool]string{true: "healed: quorum is back", false: "quorum lost"}[st.GetQuorum()])
+	}
+	before := map[string]*adminv1.NodeStatus{}
+	for _, n := range old.GetNodes() {
+		before[n.GetNode().GetName()] = n
+	}
+	for _, n := range st.GetNodes() {
+		name := n.GetNode().GetName()
+		b, known := before[name]
+		delete(before, name)
+		switch {
+		case !known:
+			out = append(out, name+" joined")
+			continue
+		case n.GetHealth() != b.GetHealth() && n.GetHealth() == "down":
+			out = append(out, name+" lost")
+		case n.GetHealth() != b.GetHealth():
+			out = append(out, name+" "+n.GetHealth())
+		}
+		if d := n.GetStats().GetServingWithoutQuorum(); d != b.GetStats().GetServingWithoutQuorum() && n.GetStats() != nil {
+			out = append(out, map[bool]string{true: name + " serves without quorum", false: name + " serves with quorum again"}[d])
+		}
+	}
+	for name := range before {
+		out = append(out, name+" removed")
+	}
+	return out
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
