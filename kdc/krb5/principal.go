@@ -60,8 +60,18 @@ func (n PrincipalName) String() string {
 
 // FormatPrincipal is name@REALM with the escapes of String.
 func FormatPrincipal(n PrincipalName, realm string) string {
+	size := len(realm) + 1 + len(n.NameString)
+	for _, c := range n.NameString {
+		size += len(c)
+	}
 	var b strings.Builder
-	b.WriteString(n.String())
+	b.Grow(size) // one allocation where nothing is escaped
+	for i, c := range n.NameString {
+		if i > 0 {
+			b.WriteByte('/')
+		}
+		escape(&b, c)
+	}
 	b.WriteByte('@')
 	escape(&b, realm)
 	return b.String()
