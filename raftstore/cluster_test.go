@@ -104,6 +104,8 @@ type cluster struct {
 	ring  *masterkey.Ring
 	nodes []*testNode
 	tune  func(*Config)
+	// ctime of every proof: it is part of an authenticator, so a copy has the same.
+	ctime time.Time
 }
 
 type testNode struct {
@@ -118,7 +120,7 @@ type testNode struct {
 // newCluster makes n nodes that all vote. tune, if not nil, changes each node's configuration.
 func newCluster(t testing.TB, n int, tune func(*Config)) *cluster {
 	t.Helper()
-	c := &cluster{t: t, ca: newAuthority(t), tune: tune}
+	c := &cluster{t: t, ca: newAuthority(t), tune: tune, ctime: time.Now()}
 	if _, err := rand.Read(c.id[:]); err != nil {
 		t.Fatal(err)
 	}
@@ -204,12 +206,14 @@ func (c *cluster) join(n *testNode) {
 	})
 }
 
-func (n *testNode) config(b *Bootstrap) Config {
+func (n *testNode) config(b *Bootstrap) Config { return n.configOn(n.addr, b) }
+
+func (n *testNode) configOn(addr string, b *Bootstrap) Config {
 	n.c.t.Helper()
 	var ln net.Listener
 	n.c.waitFor("port of "+n.name, func() (ok bool) {
 		var err error
-		ln, err = net.Listen("tcp", n.addr)
+		ln, err = net.Listen("tcp", addr)
 		return err == nil
 	})
 	cfg := Config{
@@ -419,9 +423,22 @@ func (n *testNode) verdict(proof, request string) kdb.Verdict {
 	n.c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	v, err := n.store.Proofs().Submit(kdb.Proof{Ciphertext: []byte(proof), Request: []byte(request), Time: time.Now()}).Wait(ctx)
+	v, err := n.store.Proofs().Submit(kdb.Proof{Ciphertext: []byte(proof), Request: []byte(request), Time: n.c.ctime}).Wait(ctx)
 	if err != nil {
 		n.c.t.Fatalf("%s: verdict: %v", n.name, err)
 	}
 	return v
+}
+
+func krbName(name string) krb5.PrincipalName {
+	return krb5.PrincipalName{NameType: 1, NameString: []string{name}}
+}
+
+// reseal seals k again after p changed what its seal is bound to.
+func (c *cluster) reseal(p *statev1.Principal, k *statev1.Key) {
+	c.t.Helper()
+	var err error
+	if k.Key, err = c.ring.Seal(rand.Reader, masterkey.KeyAAD(c.id[:], p, k), make([]byte, 32)); err != nil {
+		c.t.Fatal(err)
+	}
 }

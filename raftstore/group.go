@@ -31,7 +31,8 @@ type group struct {
 	snaps raft.SnapshotStore
 	fsm   raft.FSM
 	conf  *raft.Config
-	raft  *raft.Raft // nil before start
+	raft  *raft.Raft // set by start; others read it only once live
+	live  atomic.Bool
 	trans *raft.NetworkTransport
 
 	// ready: this node leads and has applied everything before its term.
@@ -115,7 +116,7 @@ func (g *group) config() *raft.Config {
 	c.MaxAppendEntries = 256
 	c.ShutdownOnRemove = false
 	c.NoLegacyTelemetry = true
-	c.Logger = newHCLogger(g.s.cfg.Logger, g.name)
+	c.Logger = newHCLogger(g.s.cfg.Logger, g.name, &g.s.stopping)
 	switch g.name {
 	case realmGroup:
 		c.BatchApplyCh = true
@@ -140,7 +141,7 @@ func (g *group) config() *raft.Config {
 func (g *group) start(alpn string, bootstrap bool) error {
 	g.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider:   addresses{g},
-		Logger:                  newHCLogger(g.s.cfg.Logger, g.name),
+		Logger:                  newHCLogger(g.s.cfg.Logger, g.name, &g.s.stopping),
 		Stream:                  &stream{s: g.s, alpn: alpn, ln: g.s.mux.Listener(alpn)},
 		MaxPool:                 3,
 		Timeout:                 g.s.cfg.Timing.RPC,
@@ -166,6 +167,7 @@ func (g *group) start(alpn string, bootstrap bool) error {
 	if err != nil {
 		return fmt.Errorf("starting the %s group: %w", g.name, err)
 	}
+	g.live.Store(true)
 	if voters := g.voters(); len(voters) == 1 && voters[0].ID == g.id {
 		g.settle() // nobody to hold an election against
 	}
@@ -187,7 +189,7 @@ func (g *group) settle() {
 
 // servers of the latest configuration and its index.
 func (g *group) servers() ([]raft.Server, uint64) {
-	if g.raft == nil {
+	if !g.live.Load() {
 		return nil, 0
 	}
 	f := g.raft.GetConfiguration()
@@ -209,7 +211,7 @@ func (g *group) voters() []raft.Server {
 }
 
 func (g *group) leader() raft.ServerID {
-	if g.raft == nil {
+	if !g.live.Load() {
 		return ""
 	}
 	_, id := g.raft.LeaderWithID()
@@ -377,19 +379,18 @@ func (l *stream) Accept() (net.Conn, error) { return l.ln.Accept() }
 func (l *stream) Close() error              { return l.ln.Close() }
 func (l *stream) Addr() net.Addr            { return advertised(l.s.cfg.Self.GetPeerAddress()) }
 
-// Dial takes "node-id@host:port", which the address provider gives, or "host:port": then any member may answer.
+// Dial takes "node-id@host:port", as the address provider gives it: only that node may answer.
 func (l *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	id, addr, ok := strings.Cut(string(address), "@")
+	if !ok {
+		return nil, fmt.Errorf("dialling %s: %w", address, ErrNotMember)
+	}
+	want, err := peer.ParseNodeID(id)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	addr := string(address)
-	var want peer.NodeID
-	if id, rest, ok := strings.Cut(addr, "@"); ok {
-		n, err := peer.ParseNodeID(id)
-		if err != nil {
-			return nil, err
-		}
-		want, addr = n, rest
-	}
 	return peer.Dial(ctx, l.alpn, addr, l.s.identity, want)
 }
 
@@ -398,13 +399,18 @@ type advertised string
 func (a advertised) Network() string { return "tcp" }
 func (a advertised) String() string  { return string(a) }
 
-// addresses maps server ids to where nodes are now, so that a node may move without leaving the cluster.
+// addresses maps server ids to where nodes are now, so that a node may move without leaving the cluster. It never fails, because
+// the library would then dial the configured address, whoever sits there: a node that lost its disk and came back under a
+// new identity would acknowledge entries in the name of its old one.
 type addresses struct{ g *group }
 
 func (a addresses) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
 	node, addr, ok := a.g.s.locate(a.g, id)
 	if !ok {
-		return "", fmt.Errorf("%s group: server %s: %w", a.g.name, id, ErrNotMember)
+		return unknownServer, nil
 	}
 	return raft.ServerAddress(node.String() + "@" + addr), nil
 }
+
+// unknownServer can't be dialled.
+const unknownServer = "unknown"

@@ -6,23 +6,25 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 )
 
 // hclogger hands the library's log lines to slog, from WARN up.
 type hclogger struct {
-	log  *slog.Logger
-	name string
-	args []any
+	log   *slog.Logger
+	name  string
+	args  []any
+	quiet *atomic.Bool // on the way out, broken connections are no news
 }
 
-func newHCLogger(l *slog.Logger, name string) hclog.Logger {
-	return &hclogger{log: l.With("group", name), name: name}
+func newHCLogger(l *slog.Logger, name string, quiet *atomic.Bool) hclog.Logger {
+	return &hclogger{log: l.With("group", name), name: name, quiet: quiet}
 }
 
 func (h *hclogger) emit(l slog.Level, msg string, args []any) {
-	if l < slog.LevelWarn || !h.log.Enabled(context.Background(), l) {
+	if l < slog.LevelWarn || h.quiet.Load() || !h.log.Enabled(context.Background(), l) {
 		return
 	}
 	out := make([]any, 0, len(h.args)+len(args))
@@ -57,10 +59,16 @@ func (h *hclogger) IsWarn() bool                  { return true }
 func (h *hclogger) IsError() bool                 { return true }
 func (h *hclogger) ImpliedArgs() []any            { return h.args }
 func (h *hclogger) With(args ...any) hclog.Logger {
-	return &hclogger{log: h.log, name: h.name, args: append(h.args[:len(h.args):len(h.args)], args...)}
+	c := *h
+	c.args = append(h.args[:len(h.args):len(h.args)], args...)
+	return &c
 }
-func (h *hclogger) Name() string                     { return h.name }
-func (h *hclogger) Named(n string) hclog.Logger      { return &hclogger{log: h.log, name: n, args: h.args} }
+func (h *hclogger) Name() string { return h.name }
+func (h *hclogger) Named(n string) hclog.Logger {
+	c := *h
+	c.name = n
+	return &c
+}
 func (h *hclogger) ResetNamed(n string) hclog.Logger { return h.Named(n) }
 func (h *hclogger) SetLevel(hclog.Level)             {}
 func (h *hclogger) GetLevel() hclog.Level            { return hclog.Warn }

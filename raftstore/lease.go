@@ -157,7 +157,7 @@ func (s *Store) appliedAt(ctx context.Context, id peer.NodeID, index uint64) boo
 
 // quorum tells whether a leader is known and was heard of within the lease.
 func (s *Store) quorum() bool {
-	if s.realm.raft == nil {
+	if !s.started.Load() {
 		return false
 	}
 	if s.realm.raft.State() == raft.Leader {

@@ -44,9 +44,9 @@ func (s *Store) leadReplay(ctx context.Context) {
 	<-done
 }
 
-// every runs f until ctx ends, often enough for the timing in use.
+// every runs f until ctx ends, ten times in the time that a promotion takes, but at most once in 50 ms.
 func (s *Store) every(ctx context.Context, f func()) {
-	t := time.NewTicker(min(time.Second, 2*s.cfg.Timing.Heartbeat))
+	t := time.NewTicker(min(time.Second, max(50*time.Millisecond, s.cfg.Timing.PromoteAfter/10)))
 	defer t.Stop()
 	for {
 		f()
@@ -131,37 +131,52 @@ func (s *Store) keepsUp(ctx context.Context, g *group, node peer.NodeID) bool {
 	return at > 0 && at+promoteLag >= g.raft.LastIndex()
 }
 
-// reconcile makes the replay group's servers those of the realm group: one change a round, add before remove.
+// reconcile makes the replay group's servers those of the realm group: one change a round, add before remove, except that a server whose
+// address the new one has goes first.
 func (s *Store) reconcile(ctx context.Context) {
 	want, ok := s.wantedReplay()
 	if !ok {
 		return
 	}
 	have, index := s.replay.servers()
-	for _, w := range want {
-		if slices.ContainsFunc(have, func(h raft.Server) bool { return h.ID == w.ID }) {
-			continue
-		}
-		err := await(ctx, s.replay.raft.AddNonvoter(w.ID, w.Address, index, s.cfg.Timing.RPC))
-		if err != nil {
-			s.cfg.Logger.Warn("adding to the replay group", "server", string(w.ID), "err", err)
-		}
-		return
-	}
-	for _, h := range have {
-		if slices.ContainsFunc(want, func(w raft.Server) bool { return h.ID == w.ID }) {
-			continue
-		}
-		if h.ID == s.replay.id {
-			// This node has left the realm: whoever leads next removes it here.
-			s.replay.raft.LeadershipTransfer()
+	missing := without(want, have)
+	surplus := without(have, want)
+	if len(missing) > 0 {
+		add := missing[0]
+		i := slices.IndexFunc(surplus, func(v raft.Server) bool { return v.Address == add.Address })
+		if i < 0 {
+			err := await(ctx, s.replay.raft.AddNonvoter(add.ID, add.Address, index, s.cfg.Timing.RPC))
+			if err != nil {
+				s.cfg.Logger.Warn("adding to the replay group", "server", string(add.ID), "err", err)
+			}
 			return
 		}
-		if err := await(ctx, s.replay.raft.RemoveServer(h.ID, index, s.cfg.Timing.RPC)); err != nil {
-			s.cfg.Logger.Warn("removing from the replay group", "server", string(h.ID), "err", err)
+		surplus = surplus[i:]
+	}
+	if len(surplus) == 0 {
+		return
+	}
+	if surplus[0].ID == s.replay.id {
+		// This node has left the realm: whoever leads next removes it here.
+		if err := await(ctx, s.replay.raft.LeadershipTransfer()); err != nil {
+			s.cfg.Logger.Warn("handing leadership over", "group", replayGroup, "err", err)
 		}
 		return
 	}
+	if err := await(ctx, s.replay.raft.RemoveServer(surplus[0].ID, index, s.cfg.Timing.RPC)); err != nil {
+		s.cfg.Logger.Warn("removing from the replay group", "server", string(surplus[0].ID), "err", err)
+	}
+}
+
+// without is the servers of a that b lacks.
+func without(a, b []raft.Server) []raft.Server {
+	var out []raft.Server
+	for _, v := range a {
+		if !slices.ContainsFunc(b, func(w raft.Server) bool { return w.ID == v.ID }) {
+			out = append(out, v)
+		}
+	}
+	return out
 }
 
 // wantedReplay is the realm's servers under their replay ids. False while not every one of them can be named.

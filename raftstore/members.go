@@ -161,6 +161,9 @@ func (s *Store) nodeOfReplay(id peer.NodeID) (peer.NodeID, bool) {
 
 // peerAddress is where a node's peer port is: from the realm, else from the configuration.
 func (s *Store) peerAddress(id peer.NodeID) (string, bool) {
+	if id == s.id {
+		return s.cfg.Self.GetPeerAddress(), true
+	}
 	if n, err := s.db.Node(id[:]); err == nil && n.GetPeerAddress() != "" {
 		return n.GetPeerAddress(), true
 	}

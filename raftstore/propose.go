@@ -13,6 +13,7 @@ import (
 
 	peerv1 "github.com/charon-kdc/charon/proto/charon/peer/v1"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore/peer"
 	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
@@ -23,32 +24,52 @@ const (
 	proposeLimit = 30 * time.Second
 )
 
+// requestIDSize is the size of a request id; a command without one must not be sent twice.
+const requestIDSize = 16
+
 // Propose replicates cmd and returns its result. Followers forward it, one hop. A refusal by the state machine is a Result with
-// a code, not an error. When it returns, this node has applied the command, unless ctx ended first. It waits up to 5 s for a leader. Errors:
-// *NotAppliedError, *UnknownOutcomeError.
+// a code, not an error. When it returns, this node has applied the command, unless ctx ended first. For up to 5 s it waits for a
+// leader and, where that is safe, tries again: after nothing was done, and after an unknown outcome if cmd has a request id, by which it acts
+// once. Errors: *NotAppliedError, *UnknownOutcomeError.
 func (s *Store) Propose(ctx context.Context, cmd *statev1.Command) (*statev1.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, proposeLimit)
 	defer cancel()
 	election, stop := context.WithTimeout(ctx, electionWait)
 	defer stop()
+	var unknown error // of an earlier try: from then on "nothing was done" is no longer true
 	for {
 		changed := s.realm.changes()
 		r, err := s.proposeOnce(ctx, election, cmd)
-		var na *NotAppliedError
-		if err == nil || !errors.As(err, &na) || !na.again {
-			return r, err
+		if err == nil {
+			return r, nil
 		}
-		// Nothing was done, so the same may be tried again with whoever leads next.
-		t := time.NewTimer(50 * time.Millisecond)
-		select {
-		case <-changed:
-		case <-t.C:
-		case <-election.Done():
-			t.Stop()
+		var na *NotAppliedError
+		again := true
+		if errors.As(err, &na) {
+			again = na.again
+		} else {
+			unknown = err
+			again = len(cmd.GetRequestId()) == requestIDSize
+		}
+		if !again || !waitChange(election, changed) {
+			if unknown != nil {
+				return nil, unknown
+			}
 			return nil, err
 		}
-		t.Stop()
 	}
+}
+
+// waitChange waits a moment, or less if leadership changes. False: ctx ended.
+func waitChange(ctx context.Context, changed <-chan struct{}) bool {
+	t := time.NewTimer(50 * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-changed:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
 }
 
 func (s *Store) proposeOnce(ctx, election context.Context, cmd *statev1.Command) (*statev1.Result, error) {
@@ -123,6 +144,8 @@ func (s *Store) proposeThere(ctx, election context.Context, leader NodeRef, cmd 
 	if err := connected(election, cc, s.cfg.Timing.RPC); err != nil {
 		return nil, &NotAppliedError{Leader: leader, Err: fmt.Errorf("connecting to the leader, %s: %w", leader.Name, err), again: true}
 	}
+	ctx, cancel := s.whileLeads(ctx, leader.ID)
+	defer cancel()
 	resp, err := peerv1.NewPeerClient(cc).Propose(ctx, &peerv1.ProposeRequest{Command: cmd})
 	if err != nil {
 		return nil, &UnknownOutcomeError{Err: fmt.Errorf("forwarding to the leader, %s: %w", leader.Name, err)}
@@ -135,6 +158,26 @@ func (s *Store) proposeThere(ctx, election context.Context, leader NodeRef, cmd 
 	default:
 		return nil, &UnknownOutcomeError{Err: errors.New(resp.GetMessage())}
 	}
+}
+
+// whileLeads ends when another node is known to lead: an answer from the former leader may never come.
+func (s *Store) whileLeads(ctx context.Context, leader peer.NodeID) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		for {
+			changed := s.realm.changes()
+			if now := nodeID(s.realm.leader()); !now.IsZero() && now != leader {
+				cancel()
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-changed:
+			}
+		}
+	}()
+	return ctx, cancel
 }
 
 // connected waits until cc stands, or limit.

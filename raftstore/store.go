@@ -53,11 +53,11 @@ type Store struct {
 	proofs  *proofs
 	commit  *committer
 
-	started atomic.Bool
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
-	closing sync.Once
-	stopErr error
+	started, stopping atomic.Bool
+	cancel            context.CancelFunc
+	wg                sync.WaitGroup
+	closing           sync.Once
+	stopErr           error
 	// membership is signalled when the configuration may have changed.
 	membership chan struct{}
 }
@@ -151,7 +151,7 @@ func (s *Store) openReplay() error {
 	if err := g.openLog(slow); err != nil {
 		return err
 	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(g.dir, 1, newHCLogger(s.cfg.Logger, g.name))
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(g.dir, 1, newHCLogger(s.cfg.Logger, g.name, &s.stopping))
 	if err != nil {
 		return err
 	}
@@ -338,6 +338,7 @@ func (s *Store) handOver(ctx context.Context) {
 
 // stop ends everything at once, leadership or not.
 func (s *Store) stop() error {
+	s.stopping.Store(true)
 	if s.cancel != nil {
 		s.cancel()
 	}

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
 	grpcpeer "google.golang.org/grpc/peer"
 
 	"github.com/charon-kdc/charon/raftstore/peer"
@@ -64,6 +65,7 @@ func New(id *peer.Identity, dir Directory, opts ...grpc.ServerOption) *Forward {
 		grpc.MaxRecvMsgSize(messageMax),
 		grpc.MaxConcurrentStreams(1024),
 		grpc.WaitForHandlers(true),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}, opts...)
 	return &Forward{id: id, dir: dir, server: grpc.NewServer(opts...), conns: map[peer.NodeID]*conn{}}
 }
@@ -129,6 +131,7 @@ func (f *Forward) Conn(id peer.NodeID) (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageMax)),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 2 * time.Second,
