@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -27,7 +28,7 @@ type options struct {
 	modes        []string
 	rounds       int
 	duration     time.Duration
-	concurrency  int
+	inFlight     []int
 	users        int
 	etype        string
 	kills        int
@@ -68,8 +69,8 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	systems := f.String("systems", strings.Join(systemNames, ","), "what to measure, in this order within a round")
 	modes := f.String("modes", "as,tgs,kinit", "charon-bench's modes")
 	f.IntVar(&o.rounds, "rounds", 3, "rounds; medians are printed")
-	f.DurationVar(&o.duration, "duration", 5*time.Second, "timed part of one measurement")
-	f.IntVar(&o.concurrency, "concurrency", 32, "requests in flight; latency is measured with one, too")
+	f.DurationVar(&o.duration, "duration", 4*time.Second, "timed part of one measurement")
+	inFlight := f.String("in-flight", "32,256,1", "requests in flight; kinit is measured with the first number only")
 	f.IntVar(&o.users, "users", 200, "clients")
 	f.StringVar(&o.etype, "etype", "aes256-cts-hmac-sha1-96", "enctype of session and reply keys")
 	f.IntVar(&o.kills, "kills", 20, "how often the leader of three nodes is killed; 0 leaves failover out")
@@ -84,11 +85,18 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 			return nil, fmt.Errorf("-systems: %q is none of %s", s, strings.Join(systemNames, ", "))
 		}
 	}
+	for _, s := range strings.Split(*inFlight, ",") {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			return nil, fmt.Errorf("-in-flight: %q is no number of requests", s)
+		}
+		o.inFlight = append(o.inFlight, n)
+	}
 	switch {
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
-	case o.rounds < 1 || o.duration <= 0 || o.concurrency < 1 || o.users < 1 || o.kills < 0:
-		return nil, errors.New("-rounds, -duration, -concurrency and -users are more than zero, -kills at least zero")
+	case o.rounds < 1 || o.duration <= 0 || o.users < 1 || o.kills < 0:
+		return nil, errors.New("-rounds, -duration and -users are more than zero, -kills at least zero")
 	}
 	var err error
 	if o.charon, err = filepath.Abs(o.charon); err == nil {

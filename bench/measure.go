@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 )
 
 // loadReport is what this program reads of charon-bench's JSON.
@@ -15,7 +14,10 @@ type loadReport struct {
 	PerCPUSecond float64           `json:"per_cpu_second"`
 	Latency      latency           `json:"latency_us"`
 	Errors       map[string]uint64 `json:"errors"`
+	Resent       uint64            `json:"resent"`
 	Checked      uint64            `json:"checked"`
+	Seconds      float64           `json:"seconds"`
+	LoadCPU      float64           `json:"load_cpu_seconds"`
 }
 
 // latency is in microseconds.
@@ -31,51 +33,56 @@ type cell struct {
 	InFlight int    `json:"in_flight"`
 }
 
-// measure starts s, runs every mode against it with many requests in flight and with one, and stops it.
+// measure starts s, runs every mode against it with each number of requests in flight, and stops it.
 func (b *bench) measure(ctx context.Context, s system, round int, res *results) (err error) {
 	if err := s.start(ctx); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
-	for _, inFlight := range []int{b.o.concurrency, 1} {
+	for i, inFlight := range b.o.inFlight {
 		for _, mode := range b.o.modes {
-			duration := b.o.duration
-			if inFlight == 1 {
-				duration = min(duration, 2*time.Second)
+			if mode == "kinit" && i > 0 {
+				continue
 			}
-			before, err := scrapeWait(s.metrics())
-			if err != nil {
+			if err := b.measureCell(ctx, s, cell{s.name(), mode, inFlight}, round, res); err != nil {
 				return err
 			}
-			r, err := b.load(ctx, s, mode, inFlight, duration)
-			if err != nil {
-				return err
-			}
-			after, err := scrapeWait(s.metrics())
-			if err != nil {
-				return err
-			}
-			c := cell{s.name(), mode, inFlight}
-			res.add(c, r, after.sub(before))
-			fmt.Fprintf(b.progress, "round %d  %-14s %-6s %4d in flight  %8.0f/s  %8.0f a CPU second  p50 %.2f ms  p99 %.2f ms%s\n",
-				round+1, c.System, c.Mode, c.InFlight, r.PerSecond, r.PerCPUSecond, r.Latency.P50/1e3, r.Latency.P99/1e3, errorText(r.Errors))
 		}
 	}
 	return nil
 }
 
-func errorText(errs map[string]uint64) string {
-	if len(errs) == 0 {
+func (b *bench) measureCell(ctx context.Context, s system, c cell, round int, res *results) error {
+	before, err := scrapeWait(s.metrics())
+	if err != nil {
+		return err
+	}
+	r, err := b.load(ctx, s, c)
+	if err != nil {
+		return err
+	}
+	after, err := scrapeWait(s.metrics())
+	if err != nil {
+		return err
+	}
+	res.add(c, r, after.sub(before))
+	fmt.Fprintf(b.progress, "round %d  %-14s %-6s %4d in flight  %8.0f/s  %8.0f a CPU second  p50 %.2f ms  p99 %.2f ms  load %.0f %% busy%s\n",
+		round+1, c.System, c.Mode, c.InFlight, r.PerSecond, r.PerCPUSecond, r.Latency.P50/1e3, r.Latency.P99/1e3, 100*r.LoadCPU/r.Seconds, errorText(r))
+	return nil
+}
+
+func errorText(r *loadReport) string {
+	if len(r.Errors) == 0 && r.Resent == 0 {
 		return ""
 	}
-	return fmt.Sprint("  errors ", errs)
+	return fmt.Sprintf("  errors %v resent %d", r.Errors, r.Resent)
 }
 
 // load runs charon-bench once. It fails when a reply was wrong, not when some requests were refused: those are counted.
-func (b *bench) load(ctx context.Context, s system, mode string, inFlight int, duration time.Duration) (*loadReport, error) {
+func (b *bench) load(ctx context.Context, s system, c cell) (*loadReport, error) {
 	argv := append(append([]string(nil), b.pin.load...), b.o.load,
-		"--kdc", strings.Join(s.kdcs(), ","), "--realm", realm, "--mode", mode, "--service", service, "--keytab", s.keytab(), "--etype", b.o.etype,
-		"--concurrency", fmt.Sprint(inFlight), "--duration", duration.String(), "--pids", strings.Trim(strings.ReplaceAll(fmt.Sprint(s.pids()), " ", ","), "[]"), "--json")
+		"--kdc", strings.Join(s.kdcs(), ","), "--realm", realm, "--mode", c.Mode, "--service", service, "--keytab", s.keytab(), "--etype", b.o.etype,
+		"--concurrency", fmt.Sprint(c.InFlight), "--duration", b.o.duration.String(), "--pids", strings.Trim(strings.ReplaceAll(fmt.Sprint(s.pids()), " ", ","), "[]"), "--json")
 	out, err := output(ctx, nil, argv...)
 	if err != nil {
 		return nil, err

@@ -90,8 +90,8 @@ func (r *results) add(c cell, l *loadReport, wait buckets) {
 		r.Cells = append(r.Cells, at)
 	}
 	at.Rounds = append(at.Rounds, l)
-	if wait[math.Inf(1)] == 0 {
-		return
+	if wait[math.Inf(1)] == 0 || c.Mode != "tgs" {
+		return // an AS reply does not wait
 	}
 	if r.waits[c] == nil {
 		r.waits[c] = make(buckets)
@@ -132,7 +132,7 @@ func (r *results) text() string {
 	fmt.Fprintf(&b, "%s   %s, %d CPUs (servers %s, load %s), Linux %s   %s, %.1f MB   %s\n\n",
 		r.Time.Format(time.DateTime), r.Machine.CPU, r.Machine.CPUs, r.Machine.Servers, r.Machine.Load, r.Machine.Kernel, r.Charon, float64(r.Size)/1e6, r.EType)
 	fmt.Fprintf(&b, "%-6s %4s  %-14s %10s %12s %9s %9s   %-18s %s\n", "mode", "n", "system", "a second", "a CPU second", "p50 ms", "p99 ms", "ratio to krb5kdc", "ratio to krb5kdc-nopac")
-	for _, c := range r.Cells {
+	for _, c := range r.sorted() {
 		fmt.Fprintf(&b, "%-6s %4d  %-14s %10.0f %12.0f %9.2f %9.2f   %-18s %s\n", c.Mode, c.InFlight, c.System, c.median(perSecond), c.median(perCPUSecond),
 			c.median(p50)/1e3, c.median(p99)/1e3, r.ratio(c, mitDebian), r.ratio(c, mitNoPAC))
 	}
@@ -143,6 +143,23 @@ func (r *results) text() string {
 		fmt.Fprintf(&b, "\nleader killed (SIGKILL) to next acknowledged admin write, %d kills: p50 %.0f ms   p99 %.0f ms\n", len(f.MS), f.P50, f.P99)
 	}
 	return b.String()
+}
+
+// sorted is every cell, those to be compared side by side.
+func (r *results) sorted() []*cellResult {
+	place := make(map[string]int) // of modes, and of systems, in the order in which they were measured
+	for _, c := range r.Cells {
+		for _, name := range []string{c.Mode, c.System} {
+			if _, seen := place[name]; !seen {
+				place[name] = len(place)
+			}
+		}
+	}
+	out := slices.Clone(r.Cells)
+	slices.SortStableFunc(out, func(a, b *cellResult) int {
+		return cmp.Or(place[a.Mode]-place[b.Mode], a.InFlight-b.InFlight, place[a.System]-place[b.System])
+	})
+	return out
 }
 
 // ratio is "1.9x 2.4x": on the clock and by CPU time; "" where there is nothing to compare.
