@@ -97,7 +97,7 @@ func randomLog(t *testing.T, r *rand.Rand, n int) []Entry {
 // instead of some entries, hold the same bytes and give the same answers (RAFT.md, P4).
 func TestReplicas(t *testing.T) {
 	r := seeded(t)
-	for round := range 4 {
+	for round := range 2 {
 		log := randomLog(t, r, 400)
 		one := openTest(t)
 		var results []*statev1.Result

@@ -72,7 +72,7 @@ func (act *Activity) note(a Attempt, now int64) {
 		act.Failures, act.LastSuccess = 0, now
 		return
 	}
-	if a.Window > 0 && now-act.LastFailure > int64(a.Window)*1000 || act.LastFailure < a.UnlockedAt {
+	if a.Window > 0 && now-act.LastFailure > int64(a.Window)*1000 || act.LastFailure <= a.UnlockedAt {
 		act.Failures = 0
 	}
 	if act.Failures < math.MaxUint32 {

@@ -54,7 +54,7 @@ type Attempt struct {
 	Failed bool
 	// Window in seconds: a failure more than this after the last one starts the count anew. 0: never.
 	Window uint32
-	// UnlockedAt in ms since the epoch: failures counted before it are void. 0: never unlocked.
+	// UnlockedAt in ms since the epoch: failures counted up to it are void, as readers of the count have it. 0: never unlocked.
 	UnlockedAt int64
 }
 

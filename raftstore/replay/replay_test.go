@@ -243,8 +243,8 @@ func TestAttempts(t *testing.T) {
 		{at: t0 + 20, a: Attempt{Failed: true, Window: 9}, want: 1}, // 10 s
 		{at: t0 + 21, a: Attempt{}, want: 0},
 		{at: t0 + 22, a: Attempt{Failed: true}, want: 1},
-		{at: t0 + 23, a: Attempt{Failed: true, UnlockedAt: (t0 + 22) * 1000}, want: 2},
-		{at: t0 + 24, a: Attempt{Failed: true, UnlockedAt: (t0+23)*1000 + 1}, want: 1},
+		{at: t0 + 23, a: Attempt{Failed: true, UnlockedAt: (t0+22)*1000 - 1}, want: 2},
+		{at: t0 + 24, a: Attempt{Failed: true, UnlockedAt: (t0 + 23) * 1000}, want: 1},
 		{at: t0 + 90_000, a: Attempt{Failed: true}, want: 2}, // without a window they add up for ever
 	} {
 		if !c.same {
