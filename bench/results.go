@@ -121,6 +121,16 @@ func (c *cellResult) median(of func(*loadReport) float64) float64 {
 	return quantile(all, 0.5)
 }
 
+// failed counts what gave no ticket in all rounds, after three tries.
+func (c *cellResult) failed() (n uint64) {
+	for _, l := range c.Rounds {
+		for _, k := range l.Errors {
+			n += k
+		}
+	}
+	return n
+}
+
 func perSecond(l *loadReport) float64    { return l.PerSecond }
 func perCPUSecond(l *loadReport) float64 { return l.PerCPUSecond }
 func p50(l *loadReport) float64          { return l.Latency.P50 }
@@ -131,10 +141,10 @@ func (r *results) text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s   %s, %d CPUs (servers %s, load %s), Linux %s   %s, %.1f MB   %s\n\n",
 		r.Time.Format(time.DateTime), r.Machine.CPU, r.Machine.CPUs, r.Machine.Servers, r.Machine.Load, r.Machine.Kernel, r.Charon, float64(r.Size)/1e6, r.EType)
-	fmt.Fprintf(&b, "%-6s %4s  %-14s %10s %12s %9s %9s   %-18s %s\n", "mode", "n", "system", "a second", "a CPU second", "p50 ms", "p99 ms", "ratio to krb5kdc", "ratio to krb5kdc-nopac")
+	fmt.Fprintf(&b, "%-6s %4s  %-14s %10s %12s %9s %9s %7s   %-18s %s\n", "mode", "n", "system", "a second", "a CPU second", "p50 ms", "p99 ms", "failed", "ratio to krb5kdc", "ratio to krb5kdc-nopac")
 	for _, c := range r.sorted() {
-		fmt.Fprintf(&b, "%-6s %4d  %-14s %10.0f %12.0f %9.2f %9.2f   %-18s %s\n", c.Mode, c.InFlight, c.System, c.median(perSecond), c.median(perCPUSecond),
-			c.median(p50)/1e3, c.median(p99)/1e3, r.ratio(c, mitDebian), r.ratio(c, mitNoPAC))
+		fmt.Fprintf(&b, "%-6s %4d  %-14s %10.0f %12.0f %9.2f %9.2f %7d   %-18s %s\n", c.Mode, c.InFlight, c.System, c.median(perSecond), c.median(perCPUSecond),
+			c.median(p50)/1e3, c.median(p99)/1e3, c.failed(), r.ratio(c, mitDebian), r.ratio(c, mitNoPAC))
 	}
 	b.WriteString("\nmedians of rounds; n is requests in flight; ratios are of exchanges a second and of exchanges a CPU second of all the KDC's processes\n")
 	b.WriteString("krb5kdc: Debian's, DB2, lockout writes off; krb5kdc-nopac without the PAC in tickets, which Charon does not issue either\n")
