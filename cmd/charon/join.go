@@ -174,10 +174,14 @@ func quorumWords(voters int) string {
 	quorum := voters/2 + 1
 	s := fmt.Sprintf("Quorum %d of %d: ", quorum, voters)
 	switch spare := voters - quorum; {
-	case spare == 0 || voters%2 == 0:
-		return s + "add one more node to survive a failure" + map[bool]string{true: " more", false: ""}[spare > 0] + "."
+	case spare == 0:
+		return s + "add one more node to survive a failure."
+	case voters == 4:
+		return s + "the realm survives the loss of any one node, as with three; add one more node to survive two."
 	case spare == 1:
 		return s + "the realm now survives the loss of any one node."
+	case spare == 2:
+		return s + "the realm now survives the loss of any two nodes."
 	default:
 		return s + fmt.Sprintf("the realm now survives the loss of any %d nodes.", spare)
 	}
