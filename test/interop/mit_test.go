@@ -209,7 +209,7 @@ func mitRefused(t *testing.T, r *realm.Realm) {
 		s.Refused("not found in Kerberos database", "", "kvno", "HTTP/nowhere.example.com")
 		s.Refused("Server principal valid for user2user only", "", "kvno", "HTTP/nosvr.example.com")
 		s.Refused("KDC policy rejects request", "", "kvno", "HTTP/initial.example.com")
-		s.Refused("KDC policy rejects request", "", "kvno", "HTTP/hw.example.com")
+		s.Refused("NO HW PREAUTH", "", "kvno", "HTTP/hw.example.com")
 	})
 }
 
