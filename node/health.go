@@ -46,16 +46,25 @@ type readiness struct {
 
 // run probes until ctx ends.
 func (h *health) run(ctx context.Context) {
-	t := time.NewTicker(probeEvery)
-	defer t.Stop()
 	for {
+		begun := time.Now()
 		h.once(ctx)
+		every := probeEvery
+		if !h.everReady() {
+			every = probeEvery / 10 // a starting node is waited for
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
+		case <-time.After(every - min(time.Since(begun), every)):
 		}
 	}
+}
+
+func (h *health) everReady() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ever
 }
 
 func (h *health) once(ctx context.Context) {

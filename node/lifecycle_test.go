@@ -354,3 +354,37 @@ func TestThreeNodesJoinDrainAndRemove(t *testing.T) {
 		return err
 	})
 }
+
+// A node that was away when it was removed finds out from the others, who refuse its certificate.
+func TestNodeRemovedWhileAwayStopsServing(t *testing.T) {
+	c := testConfig(t)
+	initNode(t, c, "kdc1")
+	n1 := runNode(t, c)
+	n1.waitReady()
+	n2 := joinNode(t, n1.token("kdc2"), "kdc2")
+	n3 := joinNode(t, n1.token("kdc3"), "kdc3")
+	n2.waitReady()
+	n3.waitReady()
+	n1.waitVoters(3)
+	n3.cancel()
+	if err := <-n3.done; err != nil {
+		t.Fatal(err)
+	}
+	n3.done <- nil
+	within(t, 20*time.Second, "node remove", func() error {
+		_, err := adminv1.NewClusterClient(n1.dial()).RemoveNode(t.Context(), &adminv1.RemoveNodeRequest{RequestId: requestID(), Name: "kdc3", Force: true})
+		return err
+	})
+	n1.waitVoters(2)
+	n3 = runNode(t, n3.c)
+	within(t, 30*time.Second, "the removed node to stop serving", func() error {
+		code, body, err := n3.get("/readyz")
+		if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(body, "removed")) {
+			err = fmt.Errorf("%d %s", code, body)
+		}
+		return err
+	})
+	if code, body, err := n1.get("/readyz"); err != nil || code != http.StatusOK {
+		t.Errorf("kdc1: %d %s %v", code, body, err)
+	}
+}

@@ -24,17 +24,19 @@ type survey struct {
 }
 
 func (s *survey) run(ctx context.Context) {
-	t := time.NewTicker(surveyEvery)
-	defer t.Stop()
 	for {
 		sctx, cancel := context.WithTimeout(ctx, surveyLimit)
 		st := s.status(sctx)
 		cancel()
 		s.last.Store(&st)
+		every := surveyEvery
+		if !s.voter() {
+			every = surveyEvery / 10 // somebody may wait for a joined node's vote
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
+		case <-time.After(every):
 		}
 	}
 }
