@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -115,6 +116,8 @@ type testNode struct {
 	addr  string
 	id    peer.NodeID
 	store *Store // nil while stopped
+	// off: the node's certificate can't be used, so it makes and takes no connections.
+	off atomic.Bool
 }
 
 // newCluster makes n nodes that all vote. tune, if not nil, changes each node's configuration.
@@ -220,7 +223,7 @@ func (n *testNode) configOn(addr string, b *Bootstrap) Config {
 		Dir:       n.dir,
 		Self:      &statev1.Node{Name: n.name, PeerAddress: n.addr, Version: "test"},
 		Listener:  ln,
-		Identity:  n.c.ca.identity(n.c.t, n.c.id, n.id),
+		Identity:  n.identity(),
 		Ring:      n.c.ring,
 		Bootstrap: b,
 		MapSize:   64 << 20, LogMapSize: 64 << 20,
@@ -238,6 +241,31 @@ func (n *testNode) configOn(addr string, b *Bootstrap) Config {
 	}
 	return cfg
 }
+
+func (n *testNode) identity() peer.Identity {
+	id := n.c.ca.identity(n.c.t, n.c.id, n.id)
+	cert := id.Certificate
+	id.Certificate = func() (*tls.Certificate, error) {
+		if n.off.Load() {
+			return nil, errors.New("cut off by the test")
+		}
+		return cert()
+	}
+	return id
+}
+
+// cut parts n from all others; heal undoes it.
+func (n *testNode) cut() {
+	n.off.Store(true)
+	for _, o := range n.c.nodes {
+		if o != n && o.store != nil {
+			n.store.mux.CloseNode(o.id)
+			o.store.mux.CloseNode(n.id)
+		}
+	}
+}
+
+func (n *testNode) heal() { n.off.Store(false) }
 
 func (n *testNode) start(b *Bootstrap) {
 	n.c.t.Helper()

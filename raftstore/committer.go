@@ -178,8 +178,8 @@ func (c *committer) replicate(ctx context.Context, proofs []replay.Proof, attemp
 
 func (c *committer) apply(ctx context.Context, data []byte) ([]replay.Verdict, error) {
 	begun := time.Now()
-	f := c.s.replay.raft.Apply(data, c.s.cfg.Timing.RPC)
-	if err := await(ctx, f); err != nil {
+	f, err := c.s.replay.apply(ctx, data)
+	if err != nil {
 		return nil, err
 	}
 	if observe := c.s.cfg.Observe.Commit; observe != nil {

@@ -33,6 +33,7 @@ type group struct {
 	conf  *raft.Config
 	raft  *raft.Raft // set by start; others read it only once live
 	live  atomic.Bool
+	calls calls
 	trans *raft.NetworkTransport
 
 	// ready: this node leads and has applied everything before its term.
@@ -140,10 +141,14 @@ func (g *group) config() *raft.Config {
 // start runs the group. bootstrap makes it a cluster of one.
 func (g *group) start(alpn string, bootstrap bool) error {
 	g.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		ServerAddressProvider:   addresses{g},
-		Logger:                  newHCLogger(g.s.cfg.Logger, g.name, &g.s.stopping),
-		Stream:                  &stream{s: g.s, alpn: alpn, ln: g.s.mux.Listener(alpn)},
-		MaxPool:                 3,
+		ServerAddressProvider: addresses{g},
+		Logger:                newHCLogger(g.s.cfg.Logger, g.name, &g.s.stopping),
+		Stream:                &stream{s: g.s, alpn: alpn, ln: g.s.mux.Listener(alpn)},
+		MaxPool:               3,
+		// No pipelining: when a follower refuses an entry or a newer term comes up, its sender and its decoder can wait for
+		// each other for ever. That follower gets no more entries while heartbeats keep it quiet, and Shutdown never
+		// returns (raft issue 612; seen in our own tests). One entry in flight is what we want in any case.
+		MaxRPCsInFlight:         1,
 		Timeout:                 g.s.cfg.Timing.RPC,
 		MsgpackUseNewTimeFormat: true,
 	})
@@ -319,7 +324,7 @@ const barrierLimit = 5 * time.Second
 func (g *group) barrier(ctx context.Context) bool {
 	start := time.Now()
 	for ctx.Err() == nil {
-		err := await(ctx, g.raft.Barrier(barrierLimit))
+		err := g.await(ctx, func() raft.Future { return g.raft.Barrier(barrierLimit) })
 		switch {
 		case err == nil:
 			return ctx.Err() == nil
@@ -338,6 +343,7 @@ func (g *group) barrier(ctx context.Context) bool {
 func (g *group) stop() error {
 	var err error
 	if g.raft != nil {
+		g.calls.close(drainLimit)
 		err = g.raft.Shutdown().Error()
 	}
 	if g.trans != nil {
@@ -345,18 +351,6 @@ func (g *group) stop() error {
 		err = errors.Join(err, g.trans.Close())
 	}
 	return err
-}
-
-// await is f's error, or ctx's if that ends first. A future may never resolve while there is no quorum.
-func await(ctx context.Context, f raft.Future) error {
-	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 func pause(ctx context.Context, d time.Duration) {

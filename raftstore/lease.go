@@ -101,7 +101,7 @@ func (s *Store) grantLease(ctx context.Context, to peer.NodeID) (uint64, bool) {
 		return 0, false
 	}
 	index := s.applied.get()
-	if err := await(ctx, s.realm.raft.VerifyLeader()); err != nil {
+	if err := s.realm.await(ctx, func() raft.Future { return s.realm.raft.VerifyLeader() }); err != nil {
 		return 0, false
 	}
 	return index, true

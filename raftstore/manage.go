@@ -67,7 +67,7 @@ func (s *Store) raiseSkew(ctx context.Context) {
 			s.cfg.Logger.Error("raising the clock skew", "err", err)
 			return
 		}
-		if err := await(ctx, s.replay.raft.Apply(data, s.cfg.Timing.RPC)); err != nil {
+		if _, err := s.replay.apply(ctx, data); err != nil {
 			pause(ctx, 100*time.Millisecond)
 		}
 	}
@@ -107,7 +107,7 @@ func (s *Store) promote(ctx context.Context, g *group, healthy map[raft.ServerID
 		if time.Since(since) < s.cfg.Timing.PromoteAfter {
 			continue
 		}
-		if err := await(ctx, g.raft.AddVoter(v.ID, v.Address, index, s.cfg.Timing.RPC)); err != nil {
+		if err := g.await(ctx, func() raft.Future { return g.raft.AddVoter(v.ID, v.Address, index, s.cfg.Timing.RPC) }); err != nil {
 			s.cfg.Logger.Warn("promoting", "group", g.name, "node", s.ref(node).Name, "err", err)
 			return
 		}
@@ -145,7 +145,7 @@ func (s *Store) reconcile(ctx context.Context) {
 		add := missing[0]
 		i := slices.IndexFunc(surplus, func(v raft.Server) bool { return v.Address == add.Address })
 		if i < 0 {
-			err := await(ctx, s.replay.raft.AddNonvoter(add.ID, add.Address, index, s.cfg.Timing.RPC))
+			err := s.replay.await(ctx, func() raft.Future { return s.replay.raft.AddNonvoter(add.ID, add.Address, index, s.cfg.Timing.RPC) })
 			if err != nil {
 				s.cfg.Logger.Warn("adding to the replay group", "server", string(add.ID), "err", err)
 			}
@@ -158,12 +158,12 @@ func (s *Store) reconcile(ctx context.Context) {
 	}
 	if surplus[0].ID == s.replay.id {
 		// This node has left the realm: whoever leads next removes it here.
-		if err := await(ctx, s.replay.raft.LeadershipTransfer()); err != nil {
+		if err := s.replay.await(ctx, func() raft.Future { return s.replay.raft.LeadershipTransfer() }); err != nil {
 			s.cfg.Logger.Warn("handing leadership over", "group", replayGroup, "err", err)
 		}
 		return
 	}
-	if err := await(ctx, s.replay.raft.RemoveServer(surplus[0].ID, index, s.cfg.Timing.RPC)); err != nil {
+	if err := s.replay.await(ctx, func() raft.Future { return s.replay.raft.RemoveServer(surplus[0].ID, index, s.cfg.Timing.RPC) }); err != nil {
 		s.cfg.Logger.Warn("removing from the replay group", "server", string(surplus[0].ID), "err", err)
 	}
 }
@@ -222,8 +222,10 @@ func (s *Store) AddNode(ctx context.Context, n *statev1.Node) error {
 	if slices.ContainsFunc(servers, func(v raft.Server) bool { return v.ID == serverID(id) }) {
 		return nil
 	}
-	f := s.realm.raft.AddNonvoter(serverID(id), raft.ServerAddress(n.GetPeerAddress()), index, s.cfg.Timing.RPC)
-	if err := await(ctx, f); err != nil {
+	err := s.realm.await(ctx, func() raft.Future {
+		return s.realm.raft.AddNonvoter(serverID(id), raft.ServerAddress(n.GetPeerAddress()), index, s.cfg.Timing.RPC)
+	})
+	if err != nil {
 		return s.classify(err)
 	}
 	s.membershipChanged()
@@ -260,7 +262,8 @@ func (s *Store) RemoveNode(ctx context.Context, id peer.NodeID) error {
 	servers, index := s.realm.servers()
 	member := slices.ContainsFunc(servers, func(v raft.Server) bool { return v.ID == serverID(id) })
 	if member {
-		if err := await(ctx, s.realm.raft.RemoveServer(serverID(id), index, s.cfg.Timing.RPC)); err != nil {
+		err := s.realm.await(ctx, func() raft.Future { return s.realm.raft.RemoveServer(serverID(id), index, s.cfg.Timing.RPC) })
+		if err != nil {
 			return s.classify(err)
 		}
 		s.membershipChanged()
@@ -340,11 +343,11 @@ func (s *Store) transferFrom(ctx context.Context, g *group, to peer.NodeID) erro
 		if len(g.voters()) < 2 {
 			return errors.New("there is no other voter")
 		}
-		return await(ctx, g.raft.LeadershipTransfer())
+		return g.await(ctx, func() raft.Future { return g.raft.LeadershipTransfer() })
 	}
 	for _, v := range g.voters() {
 		if node, _, ok := s.locate(g, v.ID); ok && node == to {
-			return await(ctx, g.raft.LeadershipTransferToServer(v.ID, v.Address))
+			return g.await(ctx, func() raft.Future { return g.raft.LeadershipTransferToServer(v.ID, v.Address) })
 		}
 	}
 	return fmt.Errorf("%s is no voter of the %s group", s.ref(to).Name, g.name)

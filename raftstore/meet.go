@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -91,7 +92,7 @@ func (s *Store) watchClock(ctx context.Context) {
 		s.cfg.Logger.Error("clock is off by so much that this node leaves service", "offset", off)
 		for _, g := range []*group{s.realm, s.replay} {
 			if g.ready.Load() && len(g.voters()) > 1 {
-				if err := await(ctx, g.raft.LeadershipTransfer()); err != nil {
+				if err := g.await(ctx, func() raft.Future { return g.raft.LeadershipTransfer() }); err != nil {
 					s.cfg.Logger.Warn("handing leadership over", "group", g.name, "err", err)
 				}
 			}
@@ -128,7 +129,8 @@ func (s *Store) tendSnapshots(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err := await(ctx, s.realm.raft.Snapshot()); err != nil && err != raft.ErrNothingNewToSnapshot {
+		err := s.realm.await(ctx, func() raft.Future { return s.realm.raft.Snapshot() })
+		if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 			s.cfg.Logger.Warn("truncating the log", "group", realmGroup, "err", err)
 		}
 	}

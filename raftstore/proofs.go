@@ -80,7 +80,7 @@ type sent struct {
 
 func newProofs(s *Store) *proofs {
 	return &proofs{
-		s: s, seen: newSeenSet(2*s.cfg.ClockSkew + time.Minute),
+		s: s, seen: newSeenSet(2*s.cfg.ClockSkew+time.Minute, seenMax),
 		upAt: time.Now(), wake: make(chan struct{}, 1),
 	}
 }
@@ -267,24 +267,25 @@ func (p *proofs) forgetKey() {
 // seenMax bounds each of the two generations of seenSet.
 const seenMax = 1 << 19
 
-// seenSet is this node's own memory of proofs: K to R, in two generations of one period each.
+// seenSet is this node's own memory of proofs: K to R, in two generations of one period each, or less when they fill up.
 type seenSet struct {
 	period time.Duration
+	max    int
 
 	mu        sync.Mutex
 	cur, prev map[[16]byte][8]byte
 	since     time.Time
 }
 
-func newSeenSet(period time.Duration) *seenSet {
-	return &seenSet{period: period, cur: map[[16]byte][8]byte{}, since: time.Now()}
+func newSeenSet(period time.Duration, max int) *seenSet {
+	return &seenSet{period: period, max: max, cur: map[[16]byte][8]byte{}, since: time.Now()}
 }
 
 // check notes p and tells whether it was there with another R.
 func (s *seenSet) check(p replay.Proof) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now := time.Now(); now.Sub(s.since) > s.period || len(s.cur) >= seenMax {
+	if now := time.Now(); now.Sub(s.since) > s.period || len(s.cur) >= s.max {
 		s.prev, s.cur, s.since = s.cur, map[[16]byte][8]byte{}, now
 	}
 	r, ok := s.cur[p.K]

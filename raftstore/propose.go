@@ -99,8 +99,8 @@ func (s *Store) proposeHere(ctx context.Context, cmd *statev1.Command) (*statev1
 		return nil, &NotAppliedError{Err: err}
 	}
 	start := time.Now()
-	f := s.realm.raft.Apply(data, s.cfg.Timing.RPC)
-	if err := await(ctx, f); err != nil {
+	f, err := s.realm.apply(ctx, data)
+	if err != nil {
 		return nil, s.classify(err)
 	}
 	if observe := s.cfg.Observe.Commit; observe != nil {
@@ -220,7 +220,7 @@ func (s *Store) VerifyLeader(ctx context.Context) error {
 	if !s.realm.ready.Load() {
 		return s.notApplied(raft.ErrNotLeader)
 	}
-	if err := await(ctx, s.realm.raft.VerifyLeader()); err != nil {
+	if err := s.realm.await(ctx, func() raft.Future { return s.realm.raft.VerifyLeader() }); err != nil {
 		return s.notApplied(err)
 	}
 	return nil

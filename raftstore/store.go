@@ -328,7 +328,7 @@ func (s *Store) handOver(ctx context.Context) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			if err := await(ctx, g.raft.LeadershipTransfer()); err != nil {
+			if err := g.await(ctx, func() raft.Future { return g.raft.LeadershipTransfer() }); err != nil {
 				s.cfg.Logger.Warn("handing leadership over", "group", g.name, "err", err)
 			}
 		}()
