@@ -2,8 +2,8 @@ package transport
 
 import "sync"
 
-// bufferClasses are the sizes that are pooled: nearly every request, one with a PAC or FAST, the largest by default.
-var bufferClasses = [...]int{2 << 10, 8 << 10, 64 << 10}
+// bufferClasses are the sizes that are pooled: nearly every request, one with a PAC or FAST, rare ones, the largest by default with its prefix.
+var bufferClasses = [...]int{2 << 10, 8 << 10, 32 << 10, 64<<10 + prefixLen}
 
 // poisonByte is what a returned buffer is filled with under Config.PoisonBuffers: no DER message begins with it.
 const poisonByte = 0xdb

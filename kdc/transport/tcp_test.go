@@ -81,6 +81,23 @@ func TestAnnouncedBytesAreNotAllocated(t *testing.T) {
 	}
 }
 
+// What a connection holds follows what has come: at most four times as much.
+func TestBufferGrowsWithWhatHasCome(t *testing.T) {
+	c := &tcpConn{s: &Server{}}
+	c.buf = c.first[:]
+	for want := prefixLen + 64<<10; len(c.buf) < want; {
+		c.have = len(c.buf) - 1
+		if c.grow(want); len(c.buf) != c.have+1 {
+			t.Fatalf("grown to %d octets with room left", len(c.buf))
+		}
+		before := len(c.buf)
+		c.buf[before-1], c.have = 7, before
+		if c.grow(want); len(c.buf) <= before || len(c.buf) > 4*before || c.buf[before-1] != 7 {
+			t.Fatalf("from %d octets to %d", before, len(c.buf))
+		}
+	}
+}
+
 func heap() int64 {
 	runtime.GC()
 	runtime.GC() // twice: what sync.Pool holds goes in the second
