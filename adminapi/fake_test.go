@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"net"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -15,97 +14,18 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/test/bufconn"
 
-	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
-	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
+	"github.com/charon-kdc/charon/adminapi/adminapitest"
 	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
-	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
-	"github.com/charon-kdc/charon/raftstore"
-	"github.com/charon-kdc/charon/raftstore/peer"
-	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
-const testRealm = "EXAMPLE.COM"
+const testRealm = adminapitest.Realm
 
 var t0 = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
-
-// fakeStore is a cluster of one over the real state machine, with a log that is a counter.
-type fakeStore struct {
-	db  *realm.DB
-	now func() time.Time
-
-	mu        sync.Mutex
-	index     uint64
-	proposals int
-	follower  bool
-	waited    uint64
-	// before runs ahead of the next proposal is applied, once.
-	before func()
-	// lose answers that the outcome is unknown: after applying (true) or without (false).
-	lose *bool
-	// waitErr fails WaitAllApplied.
-	waitErr error
-	removed []peer.NodeID
-	status  raftstore.Status
-}
-
-func (f *fakeStore) Propose(_ context.Context, cmd *statev1.Command) (*statev1.Result, error) {
-	f.mu.Lock()
-	before, lose := f.before, f.lose
-	f.before, f.lose = nil, nil
-	f.mu.Unlock()
-	if before != nil {
-		before()
-	}
-	if lose != nil && !*lose {
-		return nil, &raftstore.UnknownOutcomeError{Err: context.DeadlineExceeded}
-	}
-	res, err := f.apply(cmd)
-	if lose != nil {
-		return nil, &raftstore.UnknownOutcomeError{Err: context.DeadlineExceeded}
-	}
-	return res, err
-}
-
-func (f *fakeStore) apply(cmd *statev1.Command) (*statev1.Result, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	data, err := realm.EncodeEnvelope(cmd, f.now().UnixMilli())
-	if err != nil {
-		return nil, err
-	}
-	f.index++
-	f.proposals++
-	res, _, err := f.db.ApplyBatch([]realm.Entry{{Index: f.index, Term: 1, Data: data}})
-	if err != nil {
-		return nil, err
-	}
-	return res[0], nil
-}
-
-func (f *fakeStore) IsLeader() bool { f.mu.Lock(); defer f.mu.Unlock(); return !f.follower }
-func (f *fakeStore) VerifyLeader(context.Context) error {
-	if !f.IsLeader() {
-		return &raftstore.NotAppliedError{Err: raftstore.ErrNoLeader}
-	}
-	return nil
-}
-func (f *fakeStore) WaitAllApplied(_ context.Context, index uint64) ([]raftstore.NodeRef, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.waited = index
-	return nil, f.waitErr
-}
-func (f *fakeStore) RemoveNode(_ context.Context, id peer.NodeID) error {
-	f.removed = append(f.removed, id)
-	return nil
-}
-func (f *fakeStore) TransferLeadership(context.Context, string) error { return nil }
-func (f *fakeStore) Status(context.Context) raftstore.Status          { return f.status }
 
 // bench is one node's API with doors on in-memory listeners.
 type bench struct {
 	t     *testing.T
-	store *fakeStore
+	store *adminapitest.Store
 	svc   *Service
 	clock time.Time
 	mu    sync.Mutex
@@ -124,23 +44,10 @@ func (b *bench) advance(d time.Duration) {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{t: t, clock: t0}
-	db, err := realm.Open(filepath.Join(t.TempDir(), "realm.db"), realm.Options{NoSync: true, MmapSize: 16 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	ring, err := masterkey.Generate(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	id := peer.NodeID{1}
-	b.store = &fakeStore{db: db, now: b.now, status: raftstore.Status{
-		Self: raftstore.NodeRef{ID: id, Name: "n1"}, Leader: raftstore.NodeRef{ID: id, Name: "n1"}, Quorum: true, Voters: 1,
-		Nodes: []raftstore.NodeStatus{{NodeRef: raftstore.NodeRef{ID: id, Name: "n1"}, Role: "leader", Reachable: true}},
-	}}
-	b.found(ring)
+	b.store = adminapitest.New(t, b.now)
+	var err error
 	b.svc, err = New(Config{
-		Store: b.store, Reader: db, Sealer: ring, NodeName: "n1", PeerAddress: "n1.example.com:7750", Version: "1.0.0",
+		Store: b.store, Reader: b.store.DB, Sealer: b.store.Ring, NodeName: "n1", PeerAddress: "n1.example.com:7750", Version: "1.0.0",
 		Now: b.now, Rand: rand.Reader, OwnUID: 4711,
 		Audit: func(e AuditEvent) { b.mu.Lock(); defer b.mu.Unlock(); b.audit = append(b.audit, e) },
 	})
@@ -149,29 +56,6 @@ func newBench(t *testing.T) *bench {
 	}
 	b.peer = serveFor(t, b.svc, DoorPeer)
 	return b
-}
-
-// found puts what charon init would into the state.
-func (b *bench) found(ring *masterkey.Ring) {
-	cluster := make([]byte, 16)
-	secret, err := ring.Seal(rand.Reader, masterkey.SecretAAD(cluster, secretReplayKey), make([]byte, 32))
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	for _, cmd := range []*statev1.Command{
-		{Op: &statev1.Command_PutCluster{PutCluster: &statev1.PutCluster{Cluster: &statev1.Cluster{Id: cluster, DefaultRealm: testRealm, FeatureLevel: 1}}}},
-		{Op: &statev1.Command_PutRealm{PutRealm: &statev1.PutRealm{Realm: &statev1.Realm{Name: testRealm, MaxLife: 36000, MaxRenewableLife: 7 * 86400,
-			Etypes: []int32{int32(kcrypto.AES256SHA2), int32(kcrypto.AES128SHA1)}}}}},
-		{Op: &statev1.Command_PutSecret{PutSecret: &statev1.PutSecret{Secret: &statev1.Secret{Name: secretReplayKey, Key: secret}}}},
-		{Op: &statev1.Command_PutSecret{PutSecret: &statev1.PutSecret{Secret: &statev1.Secret{Name: "ca/node", Certificate: []byte("DER"), Key: secret}}}},
-		{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{Node: &statev1.Node{Id: append([]byte{1}, make([]byte, 15)...), ReplayId: append([]byte{2}, make([]byte, 15)...),
-			Name: "n1", PeerAddress: "n1.example.com:7750", AdminAddress: "n1.example.com:7749", KdcAddress: "n1.example.com:88"}}}},
-	} {
-		if res, err := b.store.apply(cmd); err != nil || res.GetCode() != statev1.Code_CODE_OK {
-			b.t.Fatalf("founding: %v %v", res, err)
-		}
-	}
-	b.store.proposals = 0
 }
 
 // serveFor serves s by one door in memory.

@@ -150,7 +150,7 @@ func TestFollowerForwards(t *testing.T) {
 	leader.add("alice", random(), 0)
 	leader.grant(&adminv1.Role{Subject: "cert:helpdesk", Verbs: []string{"inquire"}})
 	follower := newBench(t)
-	follower.store.follower = true
+	follower.store.Depose()
 	follower.svc.NodeName = "n2"
 	follower.svc.Forwarder = oneHop{leader.peer}
 	ctx := withCaller(context.Background(), Caller{})
@@ -179,8 +179,8 @@ func TestFollowerForwards(t *testing.T) {
 	// One hop: what comes in by the members' door is not handed on.
 	_, err = follower.principals().DeletePrincipal(as("root"), &adminv1.DeletePrincipalRequest{RequestId: follower.fresh(), Name: "alice"})
 	wantReason(t, err, codes.Unavailable, "NOT_APPLIED")
-	if leader.store.proposals != 2 {
-		t.Errorf("%d proposals, want alice and the role", leader.store.proposals)
+	if leader.store.Proposals() != 2 {
+		t.Errorf("%d proposals, want alice and the role", leader.store.Proposals())
 	}
 }
 

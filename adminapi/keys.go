@@ -125,6 +125,9 @@ func (s *Service) makeKeys(p *statev1.Principal, kvno uint32, password *string, 
 	var out []*statev1.Key
 	for _, ks := range keysalts {
 		rec := &statev1.Key{Kvno: kvno, Etype: int32(ks.etype)}
+		if password == nil {
+			ks.salt = "normal" // a random key has none: the type means nothing
+		}
 		rec.Salt, rec.SaltDefault = saltFor(ks, nameOf(p))
 		var k *kcrypto.Key
 		if password != nil {

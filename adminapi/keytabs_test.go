@@ -49,10 +49,10 @@ func TestEnsureKeytab(t *testing.T) {
 	if !first.GetCreated() || first.GetKvno() != 1 || !b.matches(b.record("HTTP", "web.example.com"), first.GetKeys(), 1) {
 		t.Errorf("first: %v", first)
 	}
-	n := b.store.proposals
+	n := b.store.Proposals()
 	again := b.ensure(web)
-	if again.GetCreated() || again.GetKvno() != 1 || b.store.proposals != n || !b.matches(b.record("HTTP", "web.example.com"), again.GetKeys(), 1) {
-		t.Errorf("again: %v, %d proposals", again, b.store.proposals-n)
+	if again.GetCreated() || again.GetKvno() != 1 || b.store.Proposals() != n || !b.matches(b.record("HTTP", "web.example.com"), again.GetKeys(), 1) {
+		t.Errorf("again: %v, %d proposals", again, b.store.Proposals()-n)
 	}
 	req := &adminv1.EnsureKeytabRequest{RequestId: b.fresh(), Name: "HTTP/retried"}
 	for i := range 2 {
@@ -74,7 +74,7 @@ func TestOutcomesHoldNoKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := b.store.db.Outcome(id)
+	out, err := b.store.DB.Outcome(id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,8 +142,7 @@ func TestRotateRetryGivesTheSameKeys(t *testing.T) {
 	b := newBench(t)
 	b.ensure(web)
 	req := &adminv1.RotateKeytabRequest{RequestId: b.fresh(), Name: web}
-	lost := true
-	b.store.lose = &lost
+	b.store.Lose(true)
 	_, err := b.keytabs().RotateKeytab(as("root"), req)
 	wantReason(t, err, codes.Unavailable, "OUTCOME_UNKNOWN")
 	r, err := b.keytabs().RotateKeytab(as("root"), req)

@@ -42,8 +42,8 @@ func TestSetPassword(t *testing.T) {
 	if err != nil || r.GetKvno() != 2 {
 		t.Fatalf("%v %v", r, err)
 	}
-	if b.store.waited != r.GetMeta().GetIndex() || r.GetMeta().GetIndex() == 0 {
-		t.Errorf("acknowledged at index %d, waited for %d", r.GetMeta().GetIndex(), b.store.waited)
+	if b.store.Waited() != r.GetMeta().GetIndex() || r.GetMeta().GetIndex() == 0 {
+		t.Errorf("acknowledged at index %d, waited for %d", r.GetMeta().GetIndex(), b.store.Waited())
 	}
 	rec := b.record("alice")
 	if !b.opens(rec, "two") || rec.GetAttributes()&attrRequiresPWChange != 0 || string(rec.GetId()) != string(p.GetId()) {
@@ -72,14 +72,14 @@ func TestSetPassword(t *testing.T) {
 func TestSetPasswordIsEverywhere(t *testing.T) {
 	b := newBench(t)
 	b.add("alice", password("one"), 0)
-	b.store.waitErr = context.DeadlineExceeded
+	b.store.FailWait(context.DeadlineExceeded)
 	req := &adminv1.SetPasswordRequest{RequestId: b.fresh(), Name: "alice", Keys: password("two")}
 	_, err := b.principals().SetPassword(as("root"), req)
 	wantReason(t, err, codes.Unavailable, "OUTCOME_UNKNOWN")
-	b.store.waitErr, b.store.waited = nil, 0
+	b.store.FailWait(nil)
 	r, err := b.principals().SetPassword(as("root"), req)
-	if err != nil || r.GetKvno() != 2 || !r.GetMeta().GetReplayed() || b.store.waited == 0 {
-		t.Errorf("retry: %v %v, waited %d", r, err, b.store.waited)
+	if err != nil || r.GetKvno() != 2 || !r.GetMeta().GetReplayed() || b.store.Waited() == 0 {
+		t.Errorf("retry: %v %v, waited %d", r, err, b.store.Waited())
 	}
 }
 

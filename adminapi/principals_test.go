@@ -20,7 +20,7 @@ import (
 // record is what the state holds.
 func (b *bench) record(components ...string) *statev1.Principal {
 	b.t.Helper()
-	p, err := b.store.db.GetPrincipal(testRealm, components)
+	p, err := b.store.DB.GetPrincipal(testRealm, components)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -94,8 +94,8 @@ func TestCreateRefusals(t *testing.T) {
 			t.Errorf("request id %s: %v", what, err)
 		}
 	}
-	if b.store.proposals != 0 {
-		t.Errorf("%d proposals", b.store.proposals)
+	if b.store.Proposals() != 0 {
+		t.Errorf("%d proposals", b.store.Proposals())
 	}
 }
 
@@ -134,7 +134,7 @@ func TestUnknownOutcome(t *testing.T) {
 	for _, committed := range []bool{true, false} {
 		name := fmt.Sprintf("lost-%v", committed)
 		req := &adminv1.CreatePrincipalRequest{RequestId: b.fresh(), Name: name, Keys: random()}
-		b.store.lose = &committed
+		b.store.Lose(committed)
 		_, err := b.principals().CreatePrincipal(as("root"), req)
 		wantReason(t, err, codes.Unavailable, "OUTCOME_UNKNOWN")
 		if info := errorInfo(err); info.GetMetadata()["request_id"] != fmt.Sprintf("%x", req.GetRequestId()) || info.GetMetadata()["outcome"] != "unknown" {
@@ -152,15 +152,13 @@ func TestConflicts(t *testing.T) {
 	b := newBench(t)
 	p := b.add("alice", random(), 0)
 	overtake := func() {
-		b.store.mu.Lock()
-		defer b.store.mu.Unlock()
-		b.store.before = func() {
+		b.store.Before(func() {
 			rec := b.record("alice")
 			rec.MaxLife++
-			if _, err := b.store.apply(putPrincipal(rec, nil)); err != nil {
+			if _, err := b.store.Apply(putPrincipal(rec, nil)); err != nil {
 				t.Error(err)
 			}
-		}
+		})
 	}
 	overtake()
 	req := &adminv1.UpdatePrincipalRequest{RequestId: b.rid(1), Name: "alice", MaxRenewableLife: proto.Int64(99)}
@@ -169,9 +167,9 @@ func TestConflicts(t *testing.T) {
 		t.Errorf("overtaken: %v %v", r, err)
 	}
 	// Its retry finds what was done under the id that followed.
-	n := b.store.proposals
+	n := b.store.Proposals()
 	again, err := b.principals().UpdatePrincipal(as("root"), req)
-	if err != nil || !again.GetMeta().GetReplayed() || again.GetMeta().GetRevision() != r.GetMeta().GetRevision() || b.store.proposals != n {
+	if err != nil || !again.GetMeta().GetReplayed() || again.GetMeta().GetRevision() != r.GetMeta().GetRevision() || b.store.Proposals() != n {
 		t.Errorf("retried: %v %v", again, err)
 	}
 	_, err = b.principals().UpdatePrincipal(as("root"), &adminv1.UpdatePrincipalRequest{RequestId: b.fresh(), Name: "alice", ExpectedRevision: p.GetRevision(), MaxLife: proto.Int64(5)})
@@ -229,7 +227,7 @@ func TestRenamePinsSalts(t *testing.T) {
 	if !b.opens(rec, "pw") || rec.GetKeys()[0].GetSalt() != "EXAMPLE.COMalice" || rec.GetKeys()[0].GetSaltDefault() {
 		t.Errorf("keys after rename: %v", rec.GetKeys())
 	}
-	if _, err := b.store.db.GetPrincipal(testRealm, []string{"alice"}); err != realm.ErrNotFound {
+	if _, err := b.store.DB.GetPrincipal(testRealm, []string{"alice"}); err != realm.ErrNotFound {
 		t.Errorf("the old name: %v", err)
 	}
 	b.add("bob", random(), 0)

@@ -72,7 +72,7 @@ func TestPolicies(t *testing.T) {
 func TestRoles(t *testing.T) {
 	b := newBench(t)
 	g, err := b.roles().GrantRole(as("root"), &adminv1.GrantRoleRequest{RequestId: b.fresh(), Role: &adminv1.Role{Subject: "cert:alice", Verbs: []string{"list"}}})
-	if err != nil || !strings.HasPrefix(g.GetRole().GetId(), "cert:alice-") || b.store.waited != g.GetMeta().GetIndex() {
+	if err != nil || !strings.HasPrefix(g.GetRole().GetId(), "cert:alice-") || b.store.Waited() != g.GetMeta().GetIndex() {
 		t.Fatalf("granted: %v %v", g, err)
 	}
 	for _, r := range []*adminv1.Role{{Subject: "alice", Verbs: []string{"list"}}, {Subject: "uid:0", Verbs: []string{"list"}}, {Subject: "cert:", Verbs: []string{"list"}}, {Subject: "cert:a"}, {Subject: "cert:a", Verbs: []string{"fly"}}} {
@@ -152,7 +152,7 @@ func TestRemoveNode(t *testing.T) {
 	remove := func(n string, force bool) (*adminv1.RemoveNodeResponse, error) {
 		return b.cluster().RemoveNode(as("root"), &adminv1.RemoveNodeRequest{RequestId: b.fresh(), Name: n, Force: force})
 	}
-	b.store.status.Nodes = []raftstore.NodeStatus{member(1, "leader", true), member(2, "follower", true), member(3, "follower", false), member(4, "non-voter", true)}
+	b.store.Nodes.Nodes = []raftstore.NodeStatus{member(1, "leader", true), member(2, "follower", true), member(3, "follower", false), member(4, "non-voter", true)}
 	// Two left is a cluster that any loss stops; and without n2 only one of two answers.
 	_, err := remove("n2", false)
 	wantReason(t, err, codes.FailedPrecondition, "QUORUM_AT_RISK")
@@ -164,8 +164,8 @@ func TestRemoveNode(t *testing.T) {
 	}
 	_, err = remove("n9", true)
 	wantReason(t, err, codes.NotFound, "NOT_FOUND")
-	if len(b.store.removed) != 2 {
-		t.Errorf("removed %v", b.store.removed)
+	if len(b.store.Removed) != 2 {
+		t.Errorf("removed %v", b.store.Removed)
 	}
 }
 
@@ -177,8 +177,8 @@ func TestStatus(t *testing.T) {
 	b.svc.Forwarder = oneHop{other.peer}
 	b.add("alice", random(), 0)
 	b.add("bob", random(), attrDisallowAllTix)
-	b.store.status.Nodes = append(b.store.status.Nodes, member(2, "follower", true), member(3, "follower", false))
-	b.store.status.Voters, b.store.status.Tolerates = 3, 0
+	b.store.Nodes.Nodes = append(b.store.Nodes.Nodes, member(2, "follower", true), member(3, "follower", false))
+	b.store.Nodes.Voters, b.store.Nodes.Tolerates = 3, 0
 	r, err := b.cluster().GetStatus(as("root"), &adminv1.GetStatusRequest{})
 	if err != nil {
 		t.Fatal(err)
@@ -198,8 +198,8 @@ func TestStatus(t *testing.T) {
 // Status is for when there is no leader, too.
 func TestStatusWithoutLeader(t *testing.T) {
 	b := newBench(t)
-	b.store.follower = true
-	b.store.status.Quorum, b.store.status.Leader = false, raftstore.NodeRef{}
+	b.store.Depose()
+	b.store.Nodes.Quorum, b.store.Nodes.Leader = false, raftstore.NodeRef{}
 	r, err := b.cluster().GetStatus(as("root"), &adminv1.GetStatusRequest{})
 	if err != nil || r.GetQuorum() || r.GetLeader() != "" {
 		t.Errorf("status: %v %v", r, err)

@@ -16,6 +16,15 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// statusOf is the gRPC status inside err, as the server sent it; status.FromError would put wrappers' text into its message.
+func statusOf(err error) (*status.Status, bool) {
+	var s interface{ GRPCStatus() *status.Status }
+	if err == nil || !errors.As(err, &s) {
+		return nil, false
+	}
+	return s.GRPCStatus(), true
+}
+
 // neverSent tells that a call's connection was not made, so that another address may be tried.
 func neverSent(err error) bool {
 	return status.Code(err) == codes.Unavailable && details(err) == nil && strings.Contains(err.Error(), "Error while dialing")
@@ -23,8 +32,8 @@ func neverSent(err error) bool {
 
 // details is what the admin API says about its error, or nil.
 func details(err error) *errdetails.ErrorInfo {
-	st, ok := status.FromError(err)
-	if err == nil || !ok {
+	st, ok := statusOf(err)
+	if !ok {
 		return nil
 	}
 	for _, d := range st.Details() {
@@ -37,7 +46,7 @@ func details(err error) *errdetails.ErrorInfo {
 
 // retryAfter is how long the server asks to wait; 0 when it says nothing.
 func retryAfter(err error) time.Duration {
-	st, _ := status.FromError(err)
+	st, _ := statusOf(err)
 	for _, d := range st.Details() {
 		if r, ok := d.(*errdetails.RetryInfo); ok {
 			return r.GetRetryDelay().AsDuration()
@@ -45,9 +54,6 @@ func retryAfter(err error) time.Duration {
 	}
 	return 0
 }
-
-// reason is the API's word for its error, or "".
-func reason(err error) string { return details(err).GetReason() }
 
 // outcomeUnknown tells that a mutation may have been made.
 func outcomeUnknown(err error) bool {
@@ -70,7 +76,7 @@ func apiExitCode(err error) (int, bool) {
 	if _, ok := errors.AsType[*unreachableError](err); ok {
 		return exitNotDone, true
 	}
-	st, ok := status.FromError(err)
+	st, ok := statusOf(err)
 	if !ok {
 		return 0, false
 	}
@@ -97,7 +103,7 @@ func apiText(err error) (string, bool) {
 	if _, ok := errors.AsType[*codedError](err); ok {
 		return "", false
 	}
-	st, ok := status.FromError(err)
+	st, ok := statusOf(err)
 	if !ok {
 		return "", false
 	}

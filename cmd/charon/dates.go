@@ -122,16 +122,17 @@ func (d *dateParser) parse() (time.Time, bool) {
 	base := d.now.In(d.loc)
 	y, m, day := base.Date()
 	hour, mins, sec := base.Clock()
+	nanos := base.Nanosecond()
 	if d.hasDate {
 		y, m, day = d.year, time.Month(d.month), d.day
 	}
 	switch {
 	case d.hasTime:
-		hour, mins, sec = d.hour, d.min, d.sec
+		hour, mins, sec, nanos = d.hour, d.min, d.sec, 0
 	case d.hasDate || d.weekday != nil:
-		hour, mins, sec = 0, 0, 0
+		hour, mins, sec, nanos = 0, 0, 0, 0
 	}
-	t := time.Date(y, m, day, hour, mins, sec, 0, d.loc)
+	t := time.Date(y, m, day, hour, mins, sec, nanos, d.loc)
 	if d.hasDate && t.Day() != day {
 		return time.Time{}, false // the 31st of a shorter month
 	}

@@ -200,7 +200,7 @@ func splitArgs(line string) ([]string, error) {
 		}
 	}
 	if quoted {
-		return nil, errors.New("Unbalanced quotes in command line")
+		return nil, inMITsWords("Unbalanced quotes in command line")
 	}
 	if inArg {
 		out = append(out, b.String())
@@ -246,6 +246,11 @@ var mitTexts = map[string]string{
 
 var mitPrivileges = map[string]string{"add": "add", "modify": "modify", "delete": "delete", "inquire": "get", "list": "list", "changepw": "change-password", "extract": "extract-keys"}
 
+func apiMessage(err error) string {
+	st, _ := statusOf(err)
+	return st.Message()
+}
+
 func mitText(err error) string {
 	info := details(err)
 	switch r := info.GetReason(); {
@@ -253,7 +258,7 @@ func mitText(err error) string {
 		return mitTexts[r]
 	case r == "PERMISSION_DENIED" && mitPrivileges[info.GetMetadata()["verb"]] != "":
 		return "Operation requires ``" + mitPrivileges[info.GetMetadata()["verb"]] + "'' privilege"
-	case r == "NOT_FOUND" && strings.HasPrefix(status.Convert(err).Message(), "policy "):
+	case r == "NOT_FOUND" && strings.HasPrefix(apiMessage(err), "policy "):
 		return "Policy does not exist"
 	case r == "NOT_FOUND" && status.Code(err) == codes.NotFound:
 		return "Principal does not exist"
@@ -275,14 +280,14 @@ func (k *kadmin) newPassword(name string) (string, error) {
 	}
 	first, err := readLine(k.in, passwordMax)
 	if err != nil {
-		return "", errors.New("Cannot read password")
+		return "", inMITsWords("Cannot read password")
 	}
 	second, err := readLine(k.in, passwordMax)
 	if err != nil {
-		return "", errors.New("Cannot read password")
+		return "", inMITsWords("Cannot read password")
 	}
 	if first != second {
-		return "", errors.New("Password mismatch")
+		return "", inMITsWords("Password mismatch")
 	}
 	return first, nil
 }

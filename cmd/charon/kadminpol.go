@@ -26,14 +26,14 @@ func (k *kadmin) parsePolicyArgs(args []string) (*adminv1.UpdatePolicyRequest, e
 		case numbers[opt] != nil:
 			n, err := strconv.ParseUint(value, 10, 31)
 			if err != nil {
-				return nil, fmt.Errorf("Invalid number \"%s\".", value)
+				return nil, inMITsWords("Invalid number \"%s\".", value)
 			}
 			v := uint32(n)
 			*numbers[opt] = &v
 		case lives[opt] != nil:
 			s, err := parseLife(value, k.now())
 			if err != nil {
-				return nil, fmt.Errorf("Invalid date specification \"%s\".", value)
+				return nil, inMITsWords("Invalid date specification \"%s\".", value)
 			}
 			*lives[opt] = &s
 		case opt == "-allowedkeysalts":

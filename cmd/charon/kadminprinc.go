@@ -8,6 +8,9 @@ import (
 	"strconv"
 	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/charon-kdc/charon/kdc/krb5"
 	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
 )
@@ -81,14 +84,14 @@ func (k *kadmin) princOption(p *princArgs, opt, value string) (err error) {
 	date := func() *int64 {
 		ms, dateErr := dateMillis(value, k.now())
 		if dateErr != nil {
-			err = fmt.Errorf("Invalid date specification \"%s\".", value)
+			err = inMITsWords("Invalid date specification \"%s\".", value)
 		}
 		return &ms
 	}
 	life := func() *int64 {
 		s, lifeErr := parseLife(value, k.now())
 		if lifeErr != nil {
-			err = fmt.Errorf("Invalid date specification \"%s\".", value)
+			err = inMITsWords("Invalid date specification \"%s\".", value)
 		}
 		return &s
 	}
@@ -104,7 +107,7 @@ func (k *kadmin) princOption(p *princArgs, opt, value string) (err error) {
 	case "-kvno":
 		n, numErr := strconv.ParseUint(value, 10, 31)
 		if numErr != nil {
-			return fmt.Errorf("Invalid kvno %q", value)
+			return inMITsWords("Invalid kvno %q", value)
 		}
 		v := uint32(n)
 		p.update.Kvno = &v
@@ -163,6 +166,7 @@ func (k *kadmin) addPrincipal(ctx context.Context, args []string) error {
 	if p == nil || err != nil {
 		return k.badArgs("add_principal", err, usageAddPrincipal)
 	}
+	k.tellPolicy(ctx, p)
 	keys, err := k.keys(p)
 	if err != nil {
 		return k.fail("add_principal", err, "while reading password for \"%s\".", p.name)
@@ -175,21 +179,35 @@ func (k *kadmin) addPrincipal(ctx context.Context, args []string) error {
 	if err != nil {
 		return k.fail("add_principal", err, "while creating \"%s\".", p.name)
 	}
-	k.tellPolicy(p, r.GetPrincipal())
 	fmt.Fprintf(k.out, "Principal \"%s\" created.\n", r.GetPrincipal().GetName())
 	return nil
 }
 
-func (k *kadmin) tellPolicy(p *princArgs, made *adminv1.Principal) {
-	switch {
-	case p.update.GetPolicy() != "" && !made.GetPolicyExists():
-		fmt.Fprintf(k.errOut, "WARNING: policy \"%s\" does not exist\n", p.update.GetPolicy())
-	case p.update.Policy != nil:
-	case made.GetPolicy() != "":
-		fmt.Fprintf(k.errOut, "No policy specified for %s; assigning \"%s\"\n", made.GetName(), made.GetPolicy())
-	default:
-		fmt.Fprintf(k.errOut, "No policy specified for %s; defaulting to no policy\n", made.GetName())
+// tellPolicy says, as MIT does before it creates a principal, which policy it will have. Who may not read policies is told nothing.
+func (k *kadmin) tellPolicy(ctx context.Context, p *princArgs) {
+	name := "default"
+	if p.update.Policy != nil {
+		name = p.update.GetPolicy()
 	}
+	if name == "" {
+		return
+	}
+	_, err := k.conn.policies().GetPolicy(ctx, &adminv1.GetPolicyRequest{Name: name})
+	missing := status.Code(err) == codes.NotFound
+	switch {
+	case err != nil && !missing:
+	case p.update.Policy != nil && missing:
+		k.warnPolicy(p)
+	case p.update.Policy != nil:
+	case missing:
+		fmt.Fprintf(k.errOut, "No policy specified for %s; defaulting to no policy\n", p.name)
+	default:
+		fmt.Fprintf(k.errOut, "No policy specified for %s; assigning \"default\"\n", p.name)
+	}
+}
+
+func (k *kadmin) warnPolicy(p *princArgs) {
+	fmt.Fprintf(k.errOut, "WARNING: policy \"%s\" does not exist\n", p.update.GetPolicy())
 }
 
 func (k *kadmin) modifyPrincipal(ctx context.Context, args []string) error {
@@ -202,11 +220,14 @@ func (k *kadmin) modifyPrincipal(ctx context.Context, args []string) error {
 		p.update.RequestId = id
 		return k.conn.principals().UpdatePrincipal(ctx, &p.update)
 	})
+	if status.Code(err) == codes.NotFound {
+		return k.fail("modify_principal", err, "while getting \"%s\".", p.name)
+	}
 	if err != nil {
 		return k.fail("modify_principal", err, "while modifying \"%s\".", p.name)
 	}
-	if p.update.GetPolicy() != "" {
-		k.tellPolicy(p, r.GetPrincipal())
+	if p.update.GetPolicy() != "" && !r.GetPrincipal().GetPolicyExists() {
+		k.warnPolicy(p)
 	}
 	fmt.Fprintf(k.out, "Principal \"%s\" modified.\n", r.GetPrincipal().GetName())
 	return nil

@@ -14,6 +14,13 @@ import (
 
 // The layouts of MIT's kadmin/cli/kadmin.c, 1.20.
 
+// mitError is an error in MIT's words, capitals and full stops included: scripts look for them.
+type mitError string
+
+func (e mitError) Error() string { return string(e) }
+
+func inMITsWords(format string, args ...any) error { return mitError(fmt.Sprintf(format, args...)) }
+
 // mitDate is "Tue Nov 24 21:03:24 UTC 2026" in the local zone, or "[never]".
 func mitDate(ms int64) string {
 	if ms == 0 {

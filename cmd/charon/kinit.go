@@ -168,7 +168,7 @@ func kinitPrincipal(o *kinitFlags, conf *client.Config, path string, args []stri
 	}
 	n, realm, err := krb5.ParsePrincipal(text, conf.DefaultRealm)
 	if err == nil && realm == "" {
-		err = errors.New("Configuration file does not specify default realm")
+		err = inMITsWords("Configuration file does not specify default realm")
 	}
 	return ccache.Principal{Realm: realm, Name: n}, err
 }
@@ -271,7 +271,7 @@ func kinitSecret(cmd *cobra.Command, o *kinitFlags, conf *client.Config, who cca
 			return nil, err
 		}
 		if _, _, ok := kt.Find(who.Realm, who.Name, 0, 0); !ok && client.Keytab(kt).ETypes(who.Realm, who.Name) == nil {
-			return nil, fmt.Errorf("Keytab contains no suitable keys for %s", who)
+			return nil, inMITsWords("Keytab contains no suitable keys for %s", who)
 		}
 		return client.Keytab(kt), nil
 	}
@@ -300,7 +300,7 @@ func kinitAgain(ctx context.Context, o *kinitFlags, conf *client.Config, path st
 	}
 	have := cc.Find(server)
 	if have == nil {
-		return fmt.Errorf("Matching credential not found (filename: %s)", path)
+		return inMITsWords("Matching credential not found (filename: %s)", path)
 	}
 	cred, err := client.FromCred(have)
 	if err != nil {
@@ -325,7 +325,7 @@ func kinitAgain(ctx context.Context, o *kinitFlags, conf *client.Config, path st
 func readCache(path string) (*ccache.CCache, error) {
 	cc, err := ccache.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("No credentials cache found (filename: %s)", path)
+		return nil, inMITsWords("No credentials cache found (filename: %s)", path)
 	}
 	return cc, err
 }
@@ -337,7 +337,7 @@ var krb5Texts = map[krb5.ErrorCode]string{
 	krb5.ErrPolicy: "KDC policy rejects request", krb5.ErrBadOption: "KDC can't fulfill requested option",
 	krb5.ErrEtypeNoSupp: "KDC has no support for encryption type", krb5.ErrClientRevoked: "Client's credentials have been revoked",
 	krb5.ErrServiceRevoked: "Credentials for server have been revoked", krb5.ErrKeyExpired: "Password has expired",
-	krb5.ErrPreauthFailed: "Preauthentication failed", krb5.ErrPreauthRequired: "Additional pre-authentication required",
+	krb5.ErrPreauthFailed: "Password incorrect", krb5.ErrPreauthRequired: "Additional pre-authentication required",
 	krb5.ErrSvcUnavailable: "A service is not available that is required to process the request",
 	krb5.ErrBadIntegrity:   "Password incorrect", krb5.ErrTktExpired: "Ticket expired", krb5.ErrTktNYV: "Ticket not yet valid",
 	krb5.ErrRepeat: "Request is a replay", krb5.ErrSkew: "Clock skew too great", krb5.ErrBadAddr: "Incorrect net address",

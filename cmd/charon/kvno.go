@@ -132,7 +132,7 @@ func (k *kvno) service(cmd *cobra.Command, text string) error {
 	ticket, err := k.ticket(ctx, server)
 	if err != nil {
 		if e, ok := errors.AsType[*krb5.Error](err); ok && e.Code == krb5.ErrSPrincipalUnknown {
-			err = fmt.Errorf("Server %s not found in Kerberos database", server)
+			err = inMITsWords("Server %s not found in Kerberos database", server)
 		}
 		return krb5Failed(cmd, "kvno", err, "getting credentials for "+server.String())
 	}
@@ -153,10 +153,10 @@ func (k *kvno) service(cmd *cobra.Command, text string) error {
 func openWith(kt *keytab.Keytab, server ccache.Principal, t *krb5.Ticket) error {
 	key, _, ok := kt.Find(server.Realm, server.Name, t.EncPart.KVNO, t.EncPart.EType)
 	if !ok {
-		return fmt.Errorf("No key table entry found for %s kvno %d with enctype %s", server, t.EncPart.KVNO, t.EncPart.EType)
+		return inMITsWords("No key table entry found for %s kvno %d with enctype %s", server, t.EncPart.KVNO, t.EncPart.EType)
 	}
 	if _, err := krb5.OpenTicket(key, t); err != nil {
-		return errors.New("Decrypt integrity check failed")
+		return inMITsWords("Decrypt integrity check failed")
 	}
 	return nil
 }
@@ -169,11 +169,11 @@ func (k *kvno) ticket(ctx context.Context, server ccache.Principal) (*krb5.Ticke
 		}
 	}
 	if k.o.cachedOnly {
-		return nil, errors.New("Matching credential not found")
+		return nil, inMITsWords("Matching credential not found")
 	}
 	tgtCred := k.cc.Find(ccache.Principal{Realm: k.cc.Default.Realm, Name: krb5.TGSName(k.cc.Default.Realm)})
 	if tgtCred == nil {
-		return nil, fmt.Errorf("Matching credential not found (filename: %s)", k.path)
+		return nil, inMITsWords("Matching credential not found (filename: %s)", k.path)
 	}
 	if !time.Now().Before(tgtCred.EndTime) {
 		return nil, &krb5.Error{Code: krb5.ErrTktExpired}

@@ -39,11 +39,23 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if err == nil {
 		return exitOK
 	}
+	if _, ok := errors.AsType[*ranError](err); !ok {
+		// The command did not run: cobra found flags missing, or such as exclude each other.
+		if _, ok := errors.AsType[*codedError](err); !ok {
+			err = coded(exitUsage, "%v; see: charon --help", err)
+		}
+	}
 	if text := describe(err); text != "" {
 		fmt.Fprintln(errOut, "charon: "+text)
 	}
 	return exitCode(err)
 }
+
+// ranError marks what a command's own code returned.
+type ranError struct{ err error }
+
+func (e *ranError) Error() string { return e.err.Error() }
+func (e *ranError) Unwrap() error { return e.err }
 
 // root is the whole command tree, nouns in the order of the help page.
 func root() *cobra.Command {
@@ -99,6 +111,14 @@ func strict(cmd *cobra.Command) {
 		cmd.Args = cobra.ArbitraryArgs
 		return
 	}
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(c *cobra.Command, args []string) error {
+			if err := run(c, args); err != nil {
+				return &ranError{err}
+			}
+			return nil
+		}
+	}
 	check := cmd.Args
 	cmd.Args = func(c *cobra.Command, args []string) error {
 		if check == nil {
@@ -122,7 +142,7 @@ const (
 	exitUnknown  = 6 // it may have been done: the same line with the request id it prints tells
 )
 
-// exitError is an error that knows its exit code. An empty text prints nothing.
+// codedError is an error that knows its exit code. An empty text prints nothing.
 type codedError struct {
 	code int
 	text string

@@ -1,0 +1,178 @@
+// Package adminapitest is a cluster of one node for tests of the admin API and its clients: the real state machine, and a log that is a counter.
+//
+// It owns the ways in which a cluster can fail a caller. It must not know the admin API.
+package adminapitest
+
+import (
+	"context"
+	"crypto/rand"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
+	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
+	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore"
+	"github.com/charon-kdc/charon/raftstore/peer"
+	"github.com/charon-kdc/charon/raftstore/realm"
+)
+
+// Realm is the default realm of the cluster.
+const Realm = "EXAMPLE.COM"
+
+// ReplayKey is the name of the cluster secret that the admin API derives a key from.
+const ReplayKey = "replay-key"
+
+// Store is the cluster.
+type Store struct {
+	DB   *realm.DB
+	Ring *masterkey.Ring
+	// Removed are the nodes taken out; Nodes what Status answers.
+	Removed []peer.NodeID
+	Nodes   raftstore.Status
+
+	now       func() time.Time
+	mu        sync.Mutex
+	index     uint64
+	proposals int
+	follower  bool
+	waited    uint64
+	before    func()
+	lose      *bool
+	waitErr   error
+}
+
+// New makes a realm with one voter, n1, whose log has the time of now.
+func New(t testing.TB, now func() time.Time) *Store {
+	t.Helper()
+	db, err := realm.Open(filepath.Join(t.TempDir(), "realm.db"), realm.Options{NoSync: true, MmapSize: 16 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	ring, err := masterkey.Generate(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self := raftstore.NodeRef{ID: peer.NodeID{1}, Name: "n1"}
+	s := &Store{DB: db, Ring: ring, now: now, Nodes: raftstore.Status{
+		Self: self, Leader: self, Quorum: true, Voters: 1,
+		Nodes: []raftstore.NodeStatus{{NodeRef: self, Role: "leader", Reachable: true}},
+	}}
+	s.found(t)
+	return s
+}
+
+// found puts into the state what charon init would.
+func (s *Store) found(t testing.TB) {
+	cluster := make([]byte, 16)
+	secret, err := s.Ring.Seal(rand.Reader, masterkey.SecretAAD(cluster, ReplayKey), make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cmd := range []*statev1.Command{
+		{Op: &statev1.Command_PutCluster{PutCluster: &statev1.PutCluster{Cluster: &statev1.Cluster{Id: cluster, DefaultRealm: Realm, FeatureLevel: 1, MasterKeyVersion: 1}}}},
+		{Op: &statev1.Command_PutRealm{PutRealm: &statev1.PutRealm{Realm: &statev1.Realm{
+			Name: Realm, MaxLife: 36000, MaxRenewableLife: 7 * 86400, Etypes: []int32{int32(kcrypto.AES256SHA2), int32(kcrypto.AES128SHA1)},
+		}}}},
+		{Op: &statev1.Command_PutSecret{PutSecret: &statev1.PutSecret{Secret: &statev1.Secret{Name: ReplayKey, Key: secret}}}},
+		{Op: &statev1.Command_PutSecret{PutSecret: &statev1.PutSecret{Secret: &statev1.Secret{Name: "ca/node", Certificate: []byte("DER"), Key: secret}}}},
+		{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{Node: &statev1.Node{
+			Id: append([]byte{1}, make([]byte, 15)...), ReplayId: append([]byte{2}, make([]byte, 15)...),
+			Name: "n1", PeerAddress: "n1.example.com:7750", AdminAddress: "n1.example.com:7749", KdcAddress: "n1.example.com:88", KpasswdAddress: "n1.example.com:464",
+		}}}},
+	} {
+		if res, err := s.Apply(cmd); err != nil || res.GetCode() != statev1.Code_CODE_OK {
+			t.Fatalf("founding the realm: %v %v", res, err)
+		}
+	}
+	s.proposals = 0
+}
+
+// Before has f run ahead of the next proposal, once.
+func (s *Store) Before(f func()) { s.mu.Lock(); defer s.mu.Unlock(); s.before = f }
+
+// Lose has the next proposal answer that its outcome is unknown: after it was applied, or without.
+func (s *Store) Lose(applied bool) { s.mu.Lock(); defer s.mu.Unlock(); s.lose = &applied }
+
+// FailWait has WaitAllApplied answer err from now on.
+func (s *Store) FailWait(err error) { s.mu.Lock(); defer s.mu.Unlock(); s.waitErr, s.waited = err, 0 }
+
+// Depose makes the node a follower of nobody.
+func (s *Store) Depose() { s.mu.Lock(); defer s.mu.Unlock(); s.follower = true }
+
+// Proposals counts what was applied since the realm was founded.
+func (s *Store) Proposals() int { s.mu.Lock(); defer s.mu.Unlock(); return s.proposals }
+
+// Waited is the index that WaitAllApplied was last asked for.
+func (s *Store) Waited() uint64 { s.mu.Lock(); defer s.mu.Unlock(); return s.waited }
+
+// Propose applies cmd, unless Lose or Before say otherwise.
+func (s *Store) Propose(_ context.Context, cmd *statev1.Command) (*statev1.Result, error) {
+	s.mu.Lock()
+	before, lose := s.before, s.lose
+	s.before, s.lose = nil, nil
+	s.mu.Unlock()
+	if before != nil {
+		before()
+	}
+	lost := &raftstore.UnknownOutcomeError{Err: context.DeadlineExceeded}
+	if lose != nil && !*lose {
+		return nil, lost
+	}
+	res, err := s.Apply(cmd)
+	if lose != nil {
+		return nil, lost
+	}
+	return res, err
+}
+
+// Apply puts cmd into the log.
+func (s *Store) Apply(cmd *statev1.Command) (*statev1.Result, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	data, err := realm.EncodeEnvelope(cmd, s.now().UnixMilli())
+	if err != nil {
+		return nil, err
+	}
+	s.index++
+	s.proposals++
+	res, _, err := s.DB.ApplyBatch([]realm.Entry{{Index: s.index, Term: 1, Data: data}})
+	if err != nil {
+		return nil, err
+	}
+	return res[0], nil
+}
+
+// IsLeader is true until Depose.
+func (s *Store) IsLeader() bool { s.mu.Lock(); defer s.mu.Unlock(); return !s.follower }
+
+// VerifyLeader fails after Depose.
+func (s *Store) VerifyLeader(context.Context) error {
+	if !s.IsLeader() {
+		return &raftstore.NotAppliedError{Err: raftstore.ErrNoLeader}
+	}
+	return nil
+}
+
+// WaitAllApplied notes the index.
+func (s *Store) WaitAllApplied(_ context.Context, index uint64) ([]raftstore.NodeRef, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waited = index
+	return nil, s.waitErr
+}
+
+// RemoveNode notes the node.
+func (s *Store) RemoveNode(_ context.Context, id peer.NodeID) error {
+	s.Removed = append(s.Removed, id)
+	return nil
+}
+
+// TransferLeadership does nothing.
+func (s *Store) TransferLeadership(context.Context, string) error { return nil }
+
+// Status is Nodes.
+func (s *Store) Status(context.Context) raftstore.Status { return s.Nodes }
