@@ -100,6 +100,9 @@ func kinit(cmd *cobra.Command, o *kinitFlags, args []string) error {
 		return err
 	}
 	cred, err := client.AS(ctx, req)
+	if e, ok := errors.AsType[*krb5.Error](err); ok && e.Code == krb5.ErrCPrincipalUnknown {
+		return inMITsWords("Client '%s' not found in Kerberos database", who)
+	}
 	if err != nil {
 		return err
 	}
@@ -270,10 +273,11 @@ func kinitSecret(cmd *cobra.Command, o *kinitFlags, conf *client.Config, who cca
 		if err != nil {
 			return nil, err
 		}
-		if _, _, ok := kt.Find(who.Realm, who.Name, 0, 0); !ok && client.Keytab(kt).ETypes(who.Realm, who.Name) == nil {
+		secret := client.Keytab(kt)
+		if len(secret.ETypes(who.Realm, who.Name)) == 0 {
 			return nil, inMITsWords("Keytab contains no suitable keys for %s", who)
 		}
-		return client.Keytab(kt), nil
+		return secret, nil
 	}
 	if cmd.Flags().Changed("password") {
 		return client.Password(o.password), nil
@@ -332,7 +336,7 @@ func readCache(path string) (*ccache.CCache, error) {
 
 // krb5Texts are MIT's words for what a KDC says (lib/krb5/error_tables/krb5_err.et).
 var krb5Texts = map[krb5.ErrorCode]string{
-	krb5.ErrNameExp: "Client's entry in database has expired", krb5.ErrServiceExp: "Server's entry in database has expired",
+	krb5.ErrSPrincipalUnknown: "Server not found in Kerberos database", krb5.ErrNameExp: "Client's entry in database has expired", krb5.ErrServiceExp: "Server's entry in database has expired",
 	krb5.ErrCannotPostdate: "Ticket is ineligible for postdating", krb5.ErrNeverValid: "Requested effective lifetime is negative or too short",
 	krb5.ErrPolicy: "KDC policy rejects request", krb5.ErrBadOption: "KDC can't fulfill requested option",
 	krb5.ErrEtypeNoSupp: "KDC has no support for encryption type", krb5.ErrClientRevoked: "Client's credentials have been revoked",
