@@ -151,6 +151,9 @@ func (s clusterServer) RemoveNode(ctx context.Context, req *adminv1.RemoveNodeRe
 		return nil, notFound("node " + req.GetName())
 	}
 	gone := st.Nodes[i]
+	if gone.ID == st.Self.ID {
+		return nil, refuse(codes.FailedPrecondition, "IS_LEADER", "%[1]s leads the realm; first: charon node transfer, then: charon node remove %[1]s", gone.Name)
+	}
 	voters, alive := voterCount(st, gone.ID)
 	if gone.Role != roleNonVoter && !req.GetForce() && (alive < voters/2+1 || voters == 2) {
 		return nil, refuse(codes.FailedPrecondition, "QUORUM_AT_RISK",
@@ -192,7 +195,10 @@ func (s clusterServer) TransferLeadership(ctx context.Context, req *adminv1.Tran
 		if errors.Is(err, raftstore.ErrNotMember) {
 			return nil, notFound("node " + req.GetTo())
 		}
-		return nil, err
+		if errors.Is(err, raftstore.ErrNoLeader) || ctx.Err() != nil {
+			return nil, err
+		}
+		return nil, refuse(codes.FailedPrecondition, "TRANSFER_REFUSED", "%v", err)
 	}
 	return &adminv1.TransferLeadershipResponse{Meta: s.readMeta(), Leader: s.Store.Status(ctx).Leader.Name}, nil
 }

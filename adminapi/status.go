@@ -85,6 +85,8 @@ func asRefusal(err error) *refusal {
 		return unknownOutcome()
 	}
 	switch {
+	case errors.Is(err, raftstore.ErrNoLeader):
+		return notApplied("")
 	case errors.Is(err, context.DeadlineExceeded):
 		return refuse(codes.DeadlineExceeded, "DEADLINE_EXCEEDED", "the call's time was over before there was an answer").after(retryWait)
 	case errors.Is(err, context.Canceled):

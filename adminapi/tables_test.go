@@ -162,6 +162,8 @@ func TestRemoveNode(t *testing.T) {
 	if r, err := remove("n2", true); err != nil || r.GetVoters() != 2 {
 		t.Errorf("by force: %v %v", r, err)
 	}
+	_, err = remove("n1", true)
+	wantReason(t, err, codes.FailedPrecondition, "IS_LEADER")
 	_, err = remove("n9", true)
 	wantReason(t, err, codes.NotFound, "NOT_FOUND")
 	if len(b.store.Removed) != 2 {
