@@ -446,6 +446,10 @@ func (n *testNode) lookup(name string) (p *kdb.Principal, err error) {
 	return p, err
 }
 
+// accepted is what the KDC makes of a verdict. A proof presented once may be Same: its node sent it again after it lost
+// the answer.
+func accepted(v kdb.Verdict) bool { return v == kdb.Fresh || v == kdb.Same }
+
 // verdict of a proof presented at n.
 func (n *testNode) verdict(proof, request string) kdb.Verdict {
 	n.c.t.Helper()

@@ -21,7 +21,7 @@ func TestLeaderKilled(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	c.waitReady()
 	c.nodes[0].propose(create(c.principal("before", 1)))
-	if v := c.nodes[1].verdict("before", "r"); v != kdb.Fresh {
+	if v := c.nodes[1].verdict("before", "r"); !accepted(v) {
 		t.Fatalf("verdict %v", v)
 	}
 	dead := c.waitLeader()
@@ -33,7 +33,7 @@ func TestLeaderKilled(t *testing.T) {
 	if v := f.verdict("before", "other"); v != kdb.Repeat {
 		t.Errorf("accepted under the former leader, presented to the next: %v", v)
 	}
-	if v := f.verdict("during", "r"); v != kdb.Fresh {
+	if v := f.verdict("during", "r"); !accepted(v) {
 		t.Errorf("new proof after failover: %v", v)
 	}
 
@@ -124,7 +124,7 @@ func TestSnapshotInstall(t *testing.T) {
 	l := c.waitLeader()
 	for i := range 40 {
 		l.propose(create(c.principal(fmt.Sprintf("u%d", i), 1)))
-		if v := l.verdict(fmt.Sprintf("p%d", i), "r"); v != kdb.Fresh {
+		if v := l.verdict(fmt.Sprintf("p%d", i), "r"); !accepted(v) {
 			t.Fatalf("verdict %v", v)
 		}
 	}
@@ -231,7 +231,7 @@ func TestCutOff(t *testing.T) {
 	}
 	c.nodes[1].start(nil)
 	c.waitFor("ready again", left.ready)
-	if v := left.verdict("healed", "r"); v != kdb.Fresh {
+	if v := left.verdict("healed", "r"); !accepted(v) {
 		t.Errorf("after healing: %v", v)
 	}
 }

@@ -108,7 +108,7 @@ func TestThreeNodes(t *testing.T) {
 	t.Run("replay verdicts across nodes", func(t *testing.T) {
 		for i, n := range c.nodes {
 			proof := fmt.Sprintf("authenticator %d", i)
-			if v := n.verdict(proof, "request"); v != kdb.Fresh {
+			if v := n.verdict(proof, "request"); !accepted(v) {
 				t.Errorf("%s: first: %v", n.name, v)
 			}
 			for _, o := range c.nodes {
@@ -136,7 +136,7 @@ func TestThreeNodes(t *testing.T) {
 			wg.Wait()
 			fresh := 0
 			for _, v := range verdicts {
-				if v == kdb.Fresh {
+				if accepted(v) {
 					fresh++
 				} else if v != kdb.Repeat {
 					t.Errorf("verdict %v", v)
@@ -208,7 +208,7 @@ func testAttempts(t *testing.T, c *cluster) {
 	}
 	for i, n := range c.nodes {
 		proof := fmt.Sprintf("guess %d", i)
-		if v := attempt(n, proof, true); v != kdb.Fresh {
+		if v := attempt(n, proof, true); !accepted(v) {
 			t.Errorf("guess: %v", v)
 		}
 		if v := attempt(c.nodes[(i+1)%3], proof, true); v != kdb.Same {
