@@ -197,7 +197,7 @@ func TestOurFaultSaysNothing(t *testing.T) {
 // TestEventChain: the audit line of a service ticket leads back to the login, and says what was issued.
 func TestEventChain(t *testing.T) {
 	w := newWorld(t)
-	w.user("alice")
+	w.user("alice").Policy = &kdb.Policy{MaxFailures: 5}
 	w.princ("HTTP/web")
 	tgt := w.login(asReq{client: "alice"})
 	as := *w.lastEvent()
@@ -212,7 +212,7 @@ func TestEventChain(t *testing.T) {
 		t.Errorf("TGS event %+v", tgs)
 	}
 	w.send(w.asReq(asReq{client: "alice", password: "wrong"}))
-	if ev := w.lastEvent(); ev.Status != "PREAUTH_FAILED" || ev.Code != krb5.ErrPreauthFailed || ev.Failures != 1 || ev.TicketID != "" {
+	if ev := w.lastEvent(); ev.Status != "PREAUTH_FAILED" || ev.Code != krb5.ErrPreauthFailed || ev.Failures != 1 || ev.FailuresMax != 5 || ev.TicketID != "" {
 		t.Errorf("failed AS event %+v", ev)
 	}
 	if len(w.events) != 3 {

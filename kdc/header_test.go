@@ -252,3 +252,39 @@ func TestAddressedTo(t *testing.T) {
 		}
 	}
 }
+
+// TestRenewKeepsTheTicketsName: a renewed ticket is for the name it was for, alias or not, and its flags of today's making are made today.
+func TestRenewKeepsTheTicketsName(t *testing.T) {
+	w := newWorld(t)
+	w.user("alice")
+	web := w.princ("HTTP/web", kdb.OKAsDelegate)
+	w.store.put(web, "HTTP/www")
+	tgt := w.login(asReq{client: "alice", options: krb5.KDCOptRenewable})
+	svc := w.ticket(tgsReq{tgt: tgt, server: "HTTP/www", options: krb5.KDCOptRenewable})
+	if svc.ticket.SName.String() != "HTTP/www" || !svc.part.Flags.Has(krb5.FlagOKAsDelegate) {
+		t.Fatalf("%v %v", svc.ticket.SName, svc.part.Flags)
+	}
+	w.store.change("HTTP/web", func(p *kdb.Principal) { p.Attributes = 0 })
+	renewed := w.ticket(tgsReq{tgt: svc, server: "HTTP/web", options: krb5.KDCOptRenew | krb5.KDCOptDisableTransitedCheck})
+	if renewed.ticket.SName.String() != "HTTP/www" || renewed.rep.SName.String() != "HTTP/www" {
+		t.Errorf("renewed for %v", renewed.ticket.SName)
+	}
+	if renewed.part.Flags.Has(krb5.FlagOKAsDelegate) || renewed.part.Flags.Has(krb5.FlagTransitedPolicyChecked) {
+		t.Errorf("renewed with %v", renewed.part.Flags)
+	}
+}
+
+// TestTicketNotYetValid: one that begins in the future is of no use though it is not INVALID, beyond the skew (RFC 4120 section 3.2.3).
+func TestTicketNotYetValid(t *testing.T) {
+	w := newWorld(t)
+	w.user("alice")
+	w.princ("HTTP/web")
+	tgt := w.login(asReq{client: "alice"})
+	from := func(d time.Duration) tgsReq {
+		return tgsReq{tgt: w.forge(tgt, func(p *krb5.EncTicketPart) { p.StartTime = testNow.Add(d) }), server: "HTTP/web"}
+	}
+	w.ticket(from(clockSkewDefault))
+	w.wantRefusal(w.send(w.tgsReq(from(clockSkewDefault+time.Second))), krb5.ErrTktNYV, statusHeader)
+	noStart := tgsReq{tgt: w.forge(tgt, func(p *krb5.EncTicketPart) { p.StartTime, p.AuthTime = time.Time{}, testNow.Add(time.Hour) }), server: "HTTP/web"}
+	w.wantRefusal(w.send(w.tgsReq(noStart)), krb5.ErrTktNYV, statusHeader)
+}

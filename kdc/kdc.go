@@ -92,8 +92,9 @@ type Event struct {
 	Duration   time.Duration
 	// Lookaside: the reply is that of the same bytes a moment ago.
 	Lookaside bool
-	// Failures is the client's count of failed proofs as this node knows it, for an AS request that failed its proof.
-	Failures uint32
+	// Failures is the client's count of failed proofs as this node knows it, for an AS request that failed its proof; FailuresMax how many
+	// its policy allows, 0 for any number.
+	Failures, FailuresMax uint32
 	// Dropped: no reply was sent; Status says why.
 	Dropped bool
 }

@@ -141,6 +141,9 @@ func (s *Server) wrong(ctx context.Context, q *request, f *asFacts, proof preaut
 			return err
 		}
 		q.ev.Failures = s.cfg.Proofs.Activity(f.client.ID).Failures
+		if f.client.Policy != nil {
+			q.ev.FailuresMax = f.client.Policy.MaxFailures
+		}
 	}
 	if e.Code == krb5.ErrPreauthFailed {
 		return withMethodData(f, &krb5.Error{Code: e.Code, Status: e.Status, Err: e.Err})
