@@ -280,8 +280,12 @@ func (s *Store) RemoveNode(ctx context.Context, id peer.NodeID) error {
 	return nil
 }
 
-// TransferLeadership hands both groups to that node ("" lets raft choose) and waits until it leads the realm group. Any node. Errors:
-// ErrNotMember, ErrNoLeader, ctx's, or why the leader refuses.
+// transferTries is how often a transfer is tried: the library gives up after one election timeout, and leadership may
+// move by itself meanwhile.
+const transferTries = 3
+
+// TransferLeadership hands both groups to that node ("" lets raft choose) and returns when this node knows that it leads them. Any node.
+// Errors: ErrNotMember, ErrNoLeader, ctx's, or why the leader refuses.
 func (s *Store) TransferLeadership(ctx context.Context, name string) error {
 	var to peer.NodeID
 	if name != "" {
@@ -295,22 +299,42 @@ func (s *Store) TransferLeadership(ctx context.Context, name string) error {
 		}
 		to = toNodeID(nodes[i].GetId())
 	}
-	before := s.realm.leader()
 	for _, g := range []*group{s.replay, s.realm} {
-		if err := s.transfer(ctx, g, to); err != nil {
+		before := g.leader()
+		var err error
+		for range transferTries {
+			err = s.transfer(ctx, g, to)
+			if s.moved(ctx, g, before, to) {
+				err = nil
+				break
+			}
+			if err == nil {
+				err = errors.New("another node leads")
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("transferring leadership of the %s group: %w", g.name, err)
 		}
 	}
+	return nil
+}
+
+// moved waits, for two election timeouts, until g is led by to, or by another node than before if to is zero.
+func (s *Store) moved(ctx context.Context, g *group, before raft.ServerID, to peer.NodeID) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*s.cfg.Timing.Heartbeat)
+	defer cancel()
 	for {
-		changed := s.realm.changes()
-		now := s.realm.leader()
-		if now != "" && (now == serverID(to) || to.IsZero() && (now != before || len(s.realm.voters()) == 1)) {
-			return nil
+		changed := g.changes()
+		if now := g.leader(); now != "" {
+			node, _, ok := s.locate(g, now)
+			if ok && (node == to || to.IsZero() && now != before) {
+				return true
+			}
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return ctx.Err()
+			return false
 		}
 	}
 }
