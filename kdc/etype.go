@@ -32,7 +32,6 @@ func sessionEType(realm *kdb.Realm, server, client *kdb.Principal, requested []k
 	list := server.Strings[sessionEnctypesAttr]
 	for _, e := range requested {
 		switch {
-		case !e.Supported():
 		case list != "":
 			if listsEType(list, e) && (e == kcrypto.RC4HMAC || permitted(realm, e)) {
 				return e, true
@@ -65,7 +64,7 @@ func listsEType(list string, e kcrypto.EType) bool {
 	for name := range strings.FieldsFuncSeq(list, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' }) {
 		switch strings.ToLower(name) {
 		case "aes":
-			if e != kcrypto.RC4HMAC {
+			if e.Supported() && e != kcrypto.RC4HMAC {
 				return true
 			}
 		case "rc4":

@@ -2,6 +2,7 @@ package kdc
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -39,6 +40,25 @@ func TestLookasideBounds(t *testing.T) {
 	}
 	if held := check(t, l); held != 0 {
 		t.Fatalf("%d octets held an hour later", held)
+	}
+}
+
+// TestLookasideInWork: the packet again from the same UDP address is dropped, since the answer goes there; from anywhere else, and over TCP, it joins.
+func TestLookasideInWork(t *testing.T) {
+	l := newLookaside()
+	if mine, _ := l.claim([]byte("a"), testPeer, false, testNow); mine == nil {
+		t.Fatal("not new")
+	}
+	elsewhere := netip.AddrPortFrom(testPeer.Addr(), testPeer.Port()+1)
+	for _, c := range []struct {
+		peer  netip.AddrPort
+		tcp   bool
+		joins bool
+	}{{testPeer, false, false}, {testPeer, true, true}, {elsewhere, false, true}, {elsewhere, true, true}} {
+		mine, seen := l.claim([]byte("a"), c.peer, c.tcp, testNow)
+		if mine != nil || (seen != nil) != c.joins {
+			t.Errorf("%v tcp %v: mine %v, seen %v", c.peer, c.tcp, mine != nil, seen != nil)
+		}
 	}
 }
 

@@ -364,5 +364,8 @@ func TestTimesAtTheEdge(t *testing.T) {
 		if !c.part.EndTime.Equal(testNow.Add(10*time.Hour)) || !c.part.AuthTime.Equal(testNow) {
 			t.Errorf("till %v: %+v", till, c.part)
 		}
+		if ev := w.lastEvent(); !ev.EndTime.Equal(c.part.EndTime) || !ev.AuthTime.Equal(c.part.AuthTime) {
+			t.Errorf("the event has other times than the ticket: %+v", ev)
+		}
 	}
 }

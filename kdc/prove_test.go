@@ -120,13 +120,15 @@ func TestOneGuessARequest(t *testing.T) {
 	}
 }
 
-// TestParallelGuesses: a hundred guesses at once are no more than three after each other.
+// TestParallelGuesses: a hundred guesses at once are no more than three after each other. The first one's count is held back until all the others are there.
 func TestParallelGuesses(t *testing.T) {
+	const n = 100
 	w := newWorld(t)
 	p := w.user("alice")
 	p.Policy = &kdb.Policy{MaxFailures: 3}
+	w.proofs.hold = make(chan struct{})
 	var reqs [][]byte
-	for range 100 {
+	for range n {
 		reqs = append(reqs, w.asReq(asReq{client: "alice", password: "wrong"}))
 	}
 	var tried atomic.Int32
@@ -139,14 +141,26 @@ func TestParallelGuesses(t *testing.T) {
 			}
 		})
 	}
+	shard := &w.kdc.guesses.shards[p.ID[0]%guessShards]
+	waitFor(t, func() bool {
+		shard.mu.Lock()
+		defer shard.mu.Unlock()
+		return shard.busy[p.ID] != nil && shard.busy[p.ID].waiting == n
+	})
+	w.proofs.mu.Lock()
+	if len(w.proofs.attempts) > 1 {
+		t.Errorf("%d guesses at once", len(w.proofs.attempts))
+	}
+	w.proofs.mu.Unlock()
+	close(w.proofs.hold)
 	wg.Wait()
 	if tried.Load() != 3 {
 		t.Fatalf("%d guesses were tried", tried.Load())
 	}
-	w.kdc.guesses.shards[p.ID[0]%guessShards].mu.Lock()
-	defer w.kdc.guesses.shards[p.ID[0]%guessShards].mu.Unlock()
-	if n := len(w.kdc.guesses.shards[p.ID[0]%guessShards].busy); n != 0 {
-		t.Fatalf("%d entries left behind", n)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if len(shard.busy) != 0 {
+		t.Fatalf("%d entries left behind", len(shard.busy))
 	}
 }
 

@@ -77,7 +77,7 @@ func renewTill(b *krb5.KDCReqBody, start, end time.Time, renewable time.Duration
 		return time.Time{}
 	case b.KDCOptions.Has(krb5.KDCOptRenewable):
 		want = requestedEnd(b.RTime)
-	case b.KDCOptions.Has(krb5.KDCOptRenewableOK) && b.Till.Unix() != 0 && b.Till.After(end):
+	case b.KDCOptions.Has(krb5.KDCOptRenewableOK) && b.Till.After(end): // not so for the zero till, which every end meets
 		want = b.Till
 	default:
 		return time.Time{}
