@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,7 +40,7 @@ var (
 func TestFailover(t *testing.T) {
 	r := realm.Start(t, 3, "--principal", "alice="+password, "--service", "HTTP/web.example.com")
 	r.Ready(t)
-	load := &load{t: t, r: r, acked: map[string]bool{}}
+	load := &load{t: t, r: r, nodes: slices.Clone(r.Nodes), acked: map[string]bool{}}
 	stop := load.start()
 
 	for i := range kills {
@@ -87,6 +88,8 @@ func TestFailover(t *testing.T) {
 type load struct {
 	t *testing.T
 	r *realm.Realm
+	// nodes as they were at first: a restart changes the process, not the addresses.
+	nodes []realm.Node
 
 	exchanges, failures, kinits, pairs, resends, unknown atomic.Int64
 
@@ -105,9 +108,9 @@ func (l *load) start() (stop func()) {
 			}
 		})
 	}
-	for i := range l.r.Nodes {
+	for i := range l.nodes {
 		// Every client knows all nodes and asks another one first.
-		kdcs := append(l.r.KDCs()[i:], l.r.KDCs()[:i]...)
+		kdcs := append(kdcsOf(l.nodes[i:]), kdcsOf(l.nodes[:i])...)
 		loop(func(int) { l.exchange(kdcs) })
 	}
 	loop(l.write)
@@ -123,6 +126,14 @@ func (l *load) start() (stop func()) {
 		l.kinits.Add(1)
 	})
 	return func() { cancel(); wg.Wait() }
+}
+
+func kdcsOf(nodes []realm.Node) []string {
+	var out []string
+	for _, n := range nodes {
+		out = append(out, n.KDC)
+	}
+	return out
 }
 
 // exchange is a login and a service ticket, with a client's normal retries.
@@ -145,7 +156,7 @@ func (l *load) exchange(kdcs []string) {
 // write creates a principal through one node after another. Exit 0 is the acknowledgement, 5 says that nothing was done, 6 that the outcome is unknown.
 func (l *load) write(n int) {
 	name := fmt.Sprintf("w%06d", n)
-	out, err := l.r.TryCharon(l.r.Nodes[n%len(l.r.Nodes)].Socket(), "principal", "add", name, "--nokey")
+	out, err := l.r.TryCharon(l.nodes[n%len(l.nodes)].Socket(), "principal", "add", name, "--nokey")
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -171,7 +182,7 @@ func (l *load) awaitProgress() {
 // check reads every acknowledged principal at every node's own state.
 func (l *load) check() {
 	l.t.Helper()
-	for _, n := range l.r.Nodes {
+	for _, n := range l.nodes {
 		realm.Eventually(l.t, 30*time.Second, "every acknowledged write on "+n.Name, func() bool {
 			out, err := l.r.TryCharon(n.Socket(), "kadmin", "-q", "listprincs w*")
 			if err != nil {
@@ -199,7 +210,7 @@ func (l *load) accepted() twoRequests {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	if code := ask(l.t, l.r.Nodes[0].KDC, two.first); code != 0 {
+	if code := ask(l.t, l.nodes[0].KDC, two.first); code != 0 {
 		l.t.Fatalf("a first request was answered with %v", code)
 	}
 	return two
@@ -209,7 +220,7 @@ func (l *load) login() *client.Credential {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	tgt, err := client.AS(ctx, client.ASRequest{Via: client.Via{KDCs: l.r.KDCs()}, Realm: realm.Name, Client: alice, Secret: client.Password(password)})
+	tgt, err := client.AS(ctx, client.ASRequest{Via: client.Via{KDCs: kdcsOf(l.nodes)}, Realm: realm.Name, Client: alice, Secret: client.Password(password)})
 	if err != nil {
 		l.failures.Add(1)
 		l.t.Fatalf("login: %v", err)
@@ -232,8 +243,8 @@ func (p *pairer) attack() {
 		return
 	}
 	p.n++
-	nodes := len(l.r.Nodes)
-	a, b := l.r.Nodes[p.n%nodes].KDC, l.r.Nodes[(p.n+1+p.n/nodes%(nodes-1))%nodes].KDC
+	nodes := len(l.nodes)
+	a, b := l.nodes[p.n%nodes].KDC, l.nodes[(p.n+1+p.n/nodes%(nodes-1))%nodes].KDC
 	var first, other krb5.ErrorCode
 	var wg sync.WaitGroup
 	wg.Go(func() { first = ask(l.t, a, two.first) })
@@ -246,7 +257,7 @@ func (p *pairer) attack() {
 	if first != 0 {
 		return
 	}
-	for _, n := range l.r.Nodes {
+	for _, n := range l.nodes {
 		if code := ask(l.t, n.KDC, two.first); code == krb5.ErrRepeat {
 			l.t.Errorf("%s answers a resent request with KRB_AP_ERR_REPEAT", n.Name)
 		}
