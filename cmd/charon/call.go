@@ -134,24 +134,51 @@ func withConnection(cmd *cobra.Command, f func(ctx context.Context, c *connectio
 	return f(ctx, c)
 }
 
-// mutate makes one change: with one request id, repeated while its outcome is unknown, until the deadline.
+// mutate makes one change: with one request id, repeated while its outcome is unknown, until the deadline. Once a try's outcome was
+// unknown, only an answer that the leader gave after it had looked the id up settles it; a try that did nothing says nothing of the
+// one before it.
 func mutate[R any](ctx context.Context, cmd *cobra.Command, call func(ctx context.Context, id []byte) (R, error)) (R, error) {
 	var none R
 	id, err := requestID(cmd)
 	if err != nil {
 		return none, err
 	}
+	unknown := cmd.Flags().Changed("request-id") // the try that it repeats was
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		r, err := call(ctx, id)
-		if err == nil || !outcomeUnknown(err) {
+		unknown = unknown || outcomeUnknown(err)
+		if err == nil || !unknown || definite(err) {
 			return r, err
 		}
-		select {
-		case <-ctx.Done():
-			return none, coded(exitUnknown, "it is unknown whether this was done; run the same line again with --request-id %s", formatUUID(id))
-		case <-time.After(max(wait, min(retryAfter(err), time.Second))):
+		why := ""
+		if refusedOutright(err) {
+			why = ", and now: " + describe(err)
+		} else {
+			select {
+			case <-ctx.Done():
+			case <-time.After(max(wait, min(retryAfter(err), time.Second))):
+				continue
+			}
 		}
+		return none, coded(exitUnknown, "it is unknown whether this was done%s; run the same line again with --request-id %s", why, formatUUID(id))
 	}
+}
+
+// definite tells that the leader decided, knowing what became of earlier tries with the request id.
+func definite(err error) bool {
+	if details(err) == nil {
+		return false
+	}
+	switch status.Code(err) {
+	case codes.NotFound, codes.AlreadyExists, codes.Aborted, codes.FailedPrecondition, codes.InvalidArgument:
+		return true
+	}
+	return false
+}
+
+// refusedOutright tells that the caller's rights ended the call before the request id was looked up, and would again.
+func refusedOutright(err error) bool {
+	return status.Code(err) == codes.PermissionDenied || status.Code(err) == codes.Unauthenticated
 }
 
 // requestID is the one the user repeats, or a new one.
