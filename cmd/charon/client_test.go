@@ -152,7 +152,9 @@ func TestNoKDCAnswers(t *testing.T) {
 func TestKlistUsable(t *testing.T) {
 	now := time.Now()
 	name := func(c ...string) ccache.Principal { return ccache.Principal{Realm: "R", Name: krb5.MkName(1, c...)} }
-	cred := func(s ccache.Principal, d time.Duration) ccache.Cred { return ccache.Cred{Server: s, EndTime: now.Add(d)} }
+	cred := func(s ccache.Principal, d time.Duration) ccache.Cred {
+		return ccache.Cred{Server: s, EndTime: now.Add(d)}
+	}
 	tgt := ccache.Principal{Realm: "R", Name: krb5.TGSName("R")}
 	for _, c := range []struct {
 		what  string
