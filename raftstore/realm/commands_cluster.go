@@ -23,7 +23,10 @@ func checkID(what string, id []byte, size int) error {
 func putNode(o *overlay, c *statev1.PutNode) (*statev1.Result, error) {
 	n := c.GetNode()
 	invalid := cmp.Or(checkID("node", n.GetId(), 16), checkLabel("node", n.GetName()))
-	return put(o, nodes, KindNode, string(n.GetId()), invalid, n, c.GetExpect(), func(*statev1.Node, bool) (*statev1.Result, error) {
+	return put(o, nodes, KindNode, string(n.GetId()), invalid, n, c.GetExpect(), func(old *statev1.Node, _ bool) (*statev1.Result, error) {
+		if r := starts(old, n); r != nil {
+			return r, nil
+		}
 		var refusal *statev1.Result
 		err := o.each(nodes, func(key string, payload []byte) (bool, error) {
 			var other statev1.Node
@@ -37,6 +40,16 @@ func putNode(o *overlay, c *statev1.PutNode) (*statev1.Result, error) {
 		})
 		return refusal, err
 	})
+}
+
+// starts refuses a node record that counts fewer starts than the one before it: it comes from an old copy of a data directory,
+// which has forgotten votes and acknowledged entries (RAFT.md section 8).
+func starts(old, n *statev1.Node) *statev1.Result {
+	if n.GetBootCounter() >= old.GetBootCounter() {
+		return nil
+	}
+	return refuse(statev1.Code_CODE_INVALID, "node %q has started %d times, not %d: an old copy of its data directory",
+		n.GetName(), old.GetBootCounter(), n.GetBootCounter())
 }
 
 // putToken stores a new token; tokens do not change but by use.
