@@ -224,7 +224,7 @@ func (s clusterServer) CreateToken(ctx context.Context, req *adminv1.CreateToken
 	}
 	var secret string
 	resp := &adminv1.CreateTokenResponse{}
-	res, err := s.mutate(ctx, req, resp, true, func() (*change, error) {
+	res, err := s.once(ctx, req, resp, true, func() (*change, error) {
 		ca, err := s.Reader.Secret("ca/node")
 		if err != nil {
 			return nil, err

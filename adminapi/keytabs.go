@@ -55,7 +55,7 @@ func (s *Service) loadToExtract(ctx context.Context, text string) (*statev1.Prin
 	return p, keysLeave(ctx, p)
 }
 
-// EnsureKeytab proposes nothing when the principal is there: then it is a read.
+// EnsureKeytab proposes nothing when the principal is there. Even then it waits for every node: whoever made it may not have.
 func (s keytabServer) EnsureKeytab(ctx context.Context, req *adminv1.EnsureKeytabRequest) (*adminv1.EnsureKeytabResponse, error) {
 	n, err := parseName(req.GetName(), rightsOf(ctx).realm)
 	if err != nil {
@@ -99,7 +99,11 @@ func (s *Service) createService(ctx context.Context, req *adminv1.EnsureKeytabRe
 		return &change{what: n.String(), cmd: putPrincipal(p, absent()), answer: &adminv1.EnsureKeytabResponse{Created: true}}, nil
 	})
 	if r, ok := errors.AsType[*refusal](err); ok && r.code == codes.AlreadyExists {
-		return s.readMeta(), false, s.Store.VerifyLeader(ctx)
+		if err := s.Store.VerifyLeader(ctx); err != nil {
+			return nil, false, err
+		}
+		meta := s.readMeta()
+		return meta, false, s.settle(ctx, meta.GetIndex())
 	}
 	if err != nil {
 		return nil, false, err
@@ -130,9 +134,6 @@ func (s keytabServer) RotateKeytab(ctx context.Context, req *adminv1.RotateKeyta
 		return &change{what: what, cmd: putPrincipal(p, expect), answer: &adminv1.RotateKeytabResponse{Kvno: kvno}}, err
 	})
 	if err != nil {
-		return nil, err
-	}
-	if err := s.settle(ctx, res.GetIndex()); err != nil {
 		return nil, err
 	}
 	p, err := s.loadToExtract(ctx, req.GetName())
@@ -229,7 +230,7 @@ func (s keytabServer) ActivateKeytab(ctx context.Context, req *adminv1.ActivateK
 	if err != nil {
 		return nil, err
 	}
-	late, err := s.Store.WaitAllApplied(ctx, res.GetIndex())
+	late, err := s.Store.WaitAllApplied(ctx, res.GetIndex()) // again, for who is late
 	if err != nil {
 		return nil, unknownOutcome()
 	}

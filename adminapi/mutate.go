@@ -32,9 +32,27 @@ type change struct {
 	answer proto.Message
 }
 
-// mutate decides by build, which reads the state, and proposes. answer receives what was answered, now or to an earlier call with
-// this request id. With tied (the caller gave an expected revision) a conflict is the answer; else build decides anew.
+// mutate makes a change once for a request id and returns when it holds on every node: until then its outcome is not known to the
+// caller, since a node that answers from before it would say that nothing was done ("Client not found", or a lock not in force).
 func (s *Service) mutate(ctx context.Context, req mutation, answer proto.Message, tied bool, build func() (*change, error)) (*statev1.Result, error) {
+	res, err := s.once(ctx, req, answer, tied, build)
+	if err != nil {
+		return nil, err
+	}
+	return res, s.settle(ctx, res.GetIndex())
+}
+
+// settle waits until no node answers from a state before index.
+func (s *Service) settle(ctx context.Context, index uint64) error {
+	if _, err := s.Store.WaitAllApplied(ctx, index); err != nil {
+		return unknownOutcome()
+	}
+	return nil
+}
+
+// once decides by build, which reads the state, and proposes. answer receives what was answered, now or to an earlier call with
+// this request id. With tied (the caller gave an expected revision) a conflict is the answer; else build decides anew.
+func (s *Service) once(ctx context.Context, req mutation, answer proto.Message, tied bool, build func() (*change, error)) (*statev1.Result, error) {
 	id := req.GetRequestId()
 	if err := checkRequestID(id); err != nil {
 		return nil, err

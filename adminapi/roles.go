@@ -95,10 +95,6 @@ func (s roleServer) GrantRole(ctx context.Context, req *adminv1.GrantRoleRequest
 	if err != nil {
 		return nil, err
 	}
-	// A right must not be in doubt on any node once the call is answered.
-	if err := s.settle(ctx, res.GetIndex()); err != nil {
-		return nil, err
-	}
 	resp.Meta = s.meta(res)
 	resp.Role.Revision = res.GetRevision()
 	return resp, nil
@@ -144,9 +140,6 @@ func (s roleServer) RevokeRole(ctx context.Context, req *adminv1.RevokeRoleReque
 		}}}, err
 	})
 	if err != nil {
-		return nil, err
-	}
-	if err := s.settle(ctx, res.GetIndex()); err != nil {
 		return nil, err
 	}
 	resp.Meta = s.meta(res)

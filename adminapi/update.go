@@ -195,20 +195,8 @@ func (s principalServer) SetPassword(ctx context.Context, req *adminv1.SetPasswo
 	if err != nil {
 		return nil, err
 	}
-	// Done means that the old password fails everywhere; until then the outcome is not known to the caller.
-	if err := s.settle(ctx, res.GetIndex()); err != nil {
-		return nil, err
-	}
 	resp.Meta = s.meta(res)
 	return resp, nil
-}
-
-// settle waits until no node answers from a state before index.
-func (s *Service) settle(ctx context.Context, index uint64) error {
-	if _, err := s.Store.WaitAllApplied(ctx, index); err != nil {
-		return unknownOutcome()
-	}
-	return nil
 }
 
 func (s *Service) changeKeys(ctx context.Context, p *statev1.Principal, req *adminv1.SetPasswordRequest) error {
