@@ -30,7 +30,7 @@ func executeOne(o *overlay, cmd *statev1.Command) (*statev1.Result, error) {
 	case *statev1.Command_PutNode:
 		return putNode(o, op.PutNode)
 	case *statev1.Command_DeleteNode:
-		return remove(o, nodes, KindNode, string(op.DeleteNode.GetId()), new(statev1.Node), op.DeleteNode.GetExpect())
+		return deleteNode(o, op.DeleteNode)
 	case *statev1.Command_PutToken:
 		return putToken(o, op.PutToken)
 	case *statev1.Command_DeleteToken:

@@ -5,8 +5,6 @@ import (
 	"cmp"
 	"fmt"
 
-	"google.golang.org/protobuf/proto"
-
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 )
 
@@ -17,39 +15,6 @@ func checkID(what string, id []byte, size int) error {
 		return fmt.Errorf("%s id of %d bytes, not %d", what, len(id), size)
 	}
 	return nil
-}
-
-// putNode refuses a second node of the same name: the operator tells nodes apart by name.
-func putNode(o *overlay, c *statev1.PutNode) (*statev1.Result, error) {
-	n := c.GetNode()
-	invalid := cmp.Or(checkID("node", n.GetId(), 16), checkLabel("node", n.GetName()))
-	return put(o, nodes, KindNode, string(n.GetId()), invalid, n, c.GetExpect(), func(old *statev1.Node, _ bool) (*statev1.Result, error) {
-		if r := starts(old, n); r != nil {
-			return r, nil
-		}
-		var refusal *statev1.Result
-		err := o.each(nodes, func(key string, payload []byte) (bool, error) {
-			var other statev1.Node
-			if err := proto.Unmarshal(payload, &other); err != nil {
-				return false, fmt.Errorf("%w: node %x: %w", ErrCorrupt, key, err)
-			}
-			if other.GetName() == n.GetName() && key != string(n.GetId()) {
-				refusal = refuse(statev1.Code_CODE_EXISTS, "node %q exists with id %x", n.GetName(), key)
-			}
-			return refusal == nil, nil
-		})
-		return refusal, err
-	})
-}
-
-// starts refuses a node record that counts fewer starts than the one before it: it comes from an old copy of a data directory,
-// which has forgotten votes and acknowledged entries (RAFT.md section 8).
-func starts(old, n *statev1.Node) *statev1.Result {
-	if n.GetBootCounter() >= old.GetBootCounter() {
-		return nil
-	}
-	return refuse(statev1.Code_CODE_INVALID, "node %q has started %d times, not %d: an old copy of its data directory",
-		n.GetName(), old.GetBootCounter(), n.GetBootCounter())
 }
 
 // putToken stores a new token; tokens do not change but by use.
@@ -64,7 +29,7 @@ func putToken(o *overlay, c *statev1.PutToken) (*statev1.Result, error) {
 		return refuse(statev1.Code_CODE_INVALID, "token secret hash of %d bytes, not 32", len(t.GetSecretHash())), nil
 	case t.GetExpiresAt() <= 0:
 		return refuse(statev1.Code_CODE_INVALID, "token without an end"), nil
-	case t.GetUsedAt() != 0 || len(t.GetUsedBy()) > 0:
+	case t.GetUsedAt() != 0 || len(t.GetUsedBy()) > 0 || t.GetClosedAt() != 0:
 		return refuse(statev1.Code_CODE_INVALID, "token is used before it is made"), nil
 	}
 	old, err := o.get(tokens, key)
@@ -81,7 +46,8 @@ func putToken(o *overlay, c *statev1.PutToken) (*statev1.Result, error) {
 	return ok(0), o.save(tokens, key, t)
 }
 
-// useToken binds a token to one public key. The same key again, before the end, resumes a join that was cut short.
+// useToken binds a token to one public key. The same key again resumes a join that was cut short, until the token's end or until the
+// node has run.
 func useToken(o *overlay, c *statev1.UseToken) (*statev1.Result, error) {
 	if len(c.GetUsedBy()) != 32 {
 		return refuse(statev1.Code_CODE_INVALID, "key hash of %d bytes, not 32", len(c.GetUsedBy())), nil
@@ -96,6 +62,8 @@ func useToken(o *overlay, c *statev1.UseToken) (*statev1.Result, error) {
 		return refuse(statev1.Code_CODE_NOT_FOUND, "token %x does not exist", key), nil
 	case t.GetExpiresAt() <= o.st.now:
 		return refuse(statev1.Code_CODE_TOKEN_REFUSED, "token %x has expired", key), nil
+	case t.GetClosedAt() != 0:
+		return refuse(statev1.Code_CODE_TOKEN_REFUSED, "token %x was used, and its node runs", key), nil
 	case t.GetUsedAt() == 0:
 		t.UsedAt, t.UsedBy = max(o.st.now, 1), c.GetUsedBy()
 		o.changed(KindToken, key)

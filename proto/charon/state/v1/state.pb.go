@@ -815,8 +815,11 @@ type Node struct {
 	JoinedAt        int64                  `protobuf:"varint,11,opt,name=joined_at,json=joinedAt,proto3" json:"joined_at,omitempty"`
 	Revision        uint64                 `protobuf:"varint,12,opt,name=revision,proto3" json:"revision,omitempty"`
 	KpasswdAddress  string                 `protobuf:"bytes,13,opt,name=kpasswd_address,json=kpasswdAddress,proto3" json:"kpasswd_address,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Who was let in as this node, set once by the join and never changed; empty for the node that made the cluster.
+	KeyHash       []byte `protobuf:"bytes,14,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"` // SHA-256 of the SubjectPublicKeyInfo that was certified
+	TokenId       []byte `protobuf:"bytes,15,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"` // the join token that was bound to that key
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
@@ -940,6 +943,20 @@ func (x *Node) GetKpasswdAddress() string {
 	return ""
 }
 
+func (x *Node) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
+func (x *Node) GetTokenId() []byte {
+	if x != nil {
+		return x.TokenId
+	}
+	return nil
+}
+
 // A join token; the secret itself is never stored.
 type Token struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -951,6 +968,7 @@ type Token struct {
 	UsedBy        []byte                 `protobuf:"bytes,6,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"` // SHA-256 of the joiner's SubjectPublicKeyInfo
 	CreatedAt     int64                  `protobuf:"varint,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	CreatedBy     string                 `protobuf:"bytes,8,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	ClosedAt      int64                  `protobuf:"varint,9,opt,name=closed_at,json=closedAt,proto3" json:"closed_at,omitempty"` // the node that it let in has run: nobody joins or resumes with it any more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1039,6 +1057,13 @@ func (x *Token) GetCreatedBy() string {
 		return x.CreatedBy
 	}
 	return ""
+}
+
+func (x *Token) GetClosedAt() int64 {
+	if x != nil {
+		return x.ClosedAt
+	}
+	return 0
 }
 
 type Role struct {
@@ -2863,7 +2888,7 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\bmax_life\x18\x02 \x01(\x03R\amaxLife\x12,\n" +
 	"\x12max_renewable_life\x18\x03 \x01(\x03R\x10maxRenewableLife\x12\x16\n" +
 	"\x06etypes\x18\x04 \x03(\x05R\x06etypes\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x04R\brevision\"\x9e\x03\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\"\xd4\x03\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1b\n" +
 	"\treplay_id\x18\x02 \x01(\fR\breplayId\x12\x12\n" +
@@ -2879,7 +2904,9 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	" \x01(\rR\x0ffeatureLevelMax\x12\x1b\n" +
 	"\tjoined_at\x18\v \x01(\x03R\bjoinedAt\x12\x1a\n" +
 	"\brevision\x18\f \x01(\x04R\brevision\x12'\n" +
-	"\x0fkpasswd_address\x18\r \x01(\tR\x0ekpasswdAddress\"\xe4\x01\n" +
+	"\x0fkpasswd_address\x18\r \x01(\tR\x0ekpasswdAddress\x12\x19\n" +
+	"\bkey_hash\x18\x0e \x01(\fR\akeyHash\x12\x19\n" +
+	"\btoken_id\x18\x0f \x01(\fR\atokenId\"\x81\x02\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1b\n" +
 	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x12\x1f\n" +
@@ -2892,7 +2919,8 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\a \x01(\x03R\tcreatedAt\x12\x1d\n" +
 	"\n" +
-	"created_by\x18\b \x01(\tR\tcreatedBy\"\xce\x01\n" +
+	"created_by\x18\b \x01(\tR\tcreatedBy\x12\x1b\n" +
+	"\tclosed_at\x18\t \x01(\x03R\bclosedAt\"\xce\x01\n" +
 	"\x04Role\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x14\n" +
