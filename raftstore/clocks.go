@@ -70,12 +70,17 @@ func (c *clocks) readings() (own int64, all []int64) {
 	return own, all
 }
 
-// stamp is the cluster's time as a leader writes it into an entry: the lower median of the members' clocks, so that one broken
+// stamp is the cluster's time by its clocks: the lower median of the members' clocks, so that one broken
 // clock, the leader's or another's, moves nothing (RAFT.md section 3). In ms since the epoch.
 func (c *clocks) stamp() int64 {
 	_, all := c.readings()
 	return lowerMedian(all)
 }
+
+// replayStamp and realmStamp are the times of the next entries of each log, in ms since the epoch: never before what is in the log.
+// On a leader that has passed its barrier the applied state knows.
+func (s *Store) replayStamp() int64 { return max(s.clocks.stamp(), s.state.Now()) }
+func (s *Store) realmStamp() int64  { return max(s.clocks.stamp(), s.db.Now()) }
 
 func lowerMedian(sorted []int64) int64 { return sorted[(len(sorted)-1)/2] }
 

@@ -169,7 +169,7 @@ func (c *committer) commit(ctx context.Context, jobs []*job) int {
 }
 
 func (c *committer) replicate(ctx context.Context, proofs []replay.Proof, attempts []replay.Attempt) ([]replay.Verdict, error) {
-	data, err := replay.EncodeBatch(c.s.clocks.stamp(), proofs, attempts)
+	data, err := replay.EncodeBatch(c.s.replayStamp(), proofs, attempts)
 	if err != nil {
 		return nil, err
 	}

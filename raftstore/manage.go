@@ -62,7 +62,7 @@ func (s *Store) every(ctx context.Context, f func()) {
 func (s *Store) raiseSkew(ctx context.Context) {
 	skew := (s.cfg.ClockSkew + time.Second - 1).Truncate(time.Second)
 	for ctx.Err() == nil && s.state.Skew() < skew {
-		data, err := replay.EncodeSkew(s.clocks.stamp(), skew)
+		data, err := replay.EncodeSkew(s.replayStamp(), skew)
 		if err != nil {
 			s.cfg.Logger.Error("raising the clock skew", "err", err)
 			return

@@ -94,7 +94,7 @@ func (s *Store) proposeHere(ctx context.Context, cmd *statev1.Command) (*statev1
 	if !s.realm.ready.Load() {
 		return nil, s.notApplied(raft.ErrNotLeader)
 	}
-	data, err := realm.EncodeEnvelope(cmd, s.clocks.stamp())
+	data, err := realm.EncodeEnvelope(cmd, s.realmStamp())
 	if err != nil {
 		return nil, &NotAppliedError{Err: err}
 	}
