@@ -41,6 +41,7 @@ type Store struct {
 	waited    uint64
 	before    func()
 	lose      *bool
+	again     bool
 	waitErr   error
 }
 
@@ -97,6 +98,9 @@ func (s *Store) Before(f func()) { s.mu.Lock(); defer s.mu.Unlock(); s.before = 
 // Lose has the next proposal answer that its outcome is unknown: after it was applied, or without.
 func (s *Store) Lose(applied bool) { s.mu.Lock(); defer s.mu.Unlock(); s.lose = &applied }
 
+// Again has the next proposal made twice, as a store does that missed the answer to its first try.
+func (s *Store) Again() { s.mu.Lock(); defer s.mu.Unlock(); s.again = true }
+
 // FailWait has WaitAllApplied answer err from now on.
 func (s *Store) FailWait(err error) { s.mu.Lock(); defer s.mu.Unlock(); s.waitErr, s.waited = err, 0 }
 
@@ -112,8 +116,8 @@ func (s *Store) Waited() uint64 { s.mu.Lock(); defer s.mu.Unlock(); return s.wai
 // Propose applies cmd, unless Lose or Before say otherwise.
 func (s *Store) Propose(_ context.Context, cmd *statev1.Command) (*statev1.Result, error) {
 	s.mu.Lock()
-	before, lose := s.before, s.lose
-	s.before, s.lose = nil, nil
+	before, lose, again := s.before, s.lose, s.again
+	s.before, s.lose, s.again = nil, nil, false
 	s.mu.Unlock()
 	if before != nil {
 		before()
@@ -121,6 +125,11 @@ func (s *Store) Propose(_ context.Context, cmd *statev1.Command) (*statev1.Resul
 	lost := &raftstore.UnknownOutcomeError{Err: context.DeadlineExceeded}
 	if lose != nil && !*lose {
 		return nil, lost
+	}
+	if again {
+		if _, err := s.Apply(cmd); err != nil {
+			return nil, err
+		}
 	}
 	res, err := s.Apply(cmd)
 	if lose != nil {
