@@ -1,6 +1,7 @@
 package adminapi
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -140,17 +141,43 @@ func (s clusterServer) ListNodes(ctx context.Context, req *adminv1.ListNodesRequ
 	return resp, err
 }
 
-// RemoveNode is not replayed by request id: the second call finds no such node, which tells as much.
+// RemoveNode acts on the groups first and keeps its answer under the request id afterwards, with a command that changes nothing. If that
+// fails the node is gone all the same: only a retry then learns less, namely that there is no such node.
 func (s clusterServer) RemoveNode(ctx context.Context, req *adminv1.RemoveNodeRequest) (*adminv1.RemoveNodeResponse, error) {
-	if err := errors.Join(requireEverywhere(ctx, VerbCluster), checkRequestID(req.GetRequestId())); err != nil {
+	if err := requireEverywhere(ctx, VerbCluster); err != nil {
 		return nil, err
 	}
-	st := s.Store.Status(ctx)
-	i := slices.IndexFunc(st.Nodes, func(m raftstore.NodeStatus) bool { return m.Name == req.GetName() })
-	if i < 0 {
-		return nil, notFound("node " + req.GetName())
+	var done *adminv1.RemoveNodeResponse
+	resp := &adminv1.RemoveNodeResponse{}
+	res, err := s.once(ctx, req, resp, true, func() (*change, error) {
+		cl, err := s.Reader.Cluster()
+		if err != nil {
+			return nil, err
+		}
+		if done, err = s.removeNode(ctx, req); err != nil {
+			return nil, err
+		}
+		return &change{what: "node " + req.GetName(), answer: done,
+			cmd: &statev1.Command{Op: &statev1.Command_SetFeatureLevel{SetFeatureLevel: &statev1.SetFeatureLevel{Level: cl.GetFeatureLevel()}}}}, nil
+	})
+	switch {
+	case err == nil:
+		resp.Meta = s.meta(res)
+		return resp, nil
+	case done != nil:
+		s.Logger.Warn("a node's removal is not kept under its request id", "node", req.GetName(), "error", err)
+		done.Meta = s.readMeta()
+		return done, nil
 	}
-	gone := st.Nodes[i]
+	return nil, err
+}
+
+func (s *Service) removeNode(ctx context.Context, req *adminv1.RemoveNodeRequest) (*adminv1.RemoveNodeResponse, error) {
+	st := s.Store.Status(ctx)
+	gone, err := s.findNode(st, req.GetName())
+	if err != nil {
+		return nil, err
+	}
 	if gone.ID == st.Self.ID {
 		return nil, refuse(codes.FailedPrecondition, "IS_LEADER", "%[1]s leads the realm; first: charon node transfer, then: charon node remove %[1]s", gone.Name)
 	}
@@ -165,10 +192,26 @@ func (s clusterServer) RemoveNode(ctx context.Context, req *adminv1.RemoveNodeRe
 		}
 		return nil, err
 	}
-	if gone.Role == roleNonVoter {
-		voters, _ = voterCount(st, peer.NodeID{})
+	return &adminv1.RemoveNodeResponse{Voters: uint32(voters), Rotate: []string{"master key", "krbtgt", "replay key"}}, nil
+}
+
+// findNode is a member by name; or one that is none any more but has a record still, since its removal was cut off. The latter does not vote.
+func (s *Service) findNode(st raftstore.Status, name string) (raftstore.NodeStatus, error) {
+	for _, m := range st.Nodes {
+		if m.Name == name {
+			return m, nil
+		}
 	}
-	return &adminv1.RemoveNodeResponse{Meta: s.readMeta(), Voters: uint32(voters), Rotate: []string{"master key", "krbtgt", "replay key"}}, nil
+	records, err := s.Reader.Nodes()
+	if err != nil {
+		return raftstore.NodeStatus{}, err
+	}
+	for _, n := range records {
+		if n.GetName() == name && len(n.GetId()) == len(peer.NodeID{}) {
+			return raftstore.NodeStatus{NodeRef: raftstore.NodeRef{ID: peer.NodeID(n.GetId()), Name: name}, Role: roleNonVoter}, nil
+		}
+	}
+	return raftstore.NodeStatus{}, notFound("node " + name)
 }
 
 const roleNonVoter = "non-voter"
@@ -222,20 +265,19 @@ func (s clusterServer) CreateToken(ctx context.Context, req *adminv1.CreateToken
 	if err := s.nodeNameFree(req.GetNodeName()); err != nil {
 		return nil, err
 	}
-	var secret string
+	var made *jointoken.Token
 	resp := &adminv1.CreateTokenResponse{}
 	res, err := s.once(ctx, req, resp, true, func() (*change, error) {
 		ca, err := s.Reader.Secret("ca/node")
 		if err != nil {
 			return nil, err
 		}
-		t, err := jointoken.New(s.Rand, sha256.Sum256(ca.GetCertificate()), s.PeerAddress, req.GetNodeName())
+		made, err = jointoken.New(s.Rand, sha256.Sum256(ca.GetCertificate()), s.PeerAddress, req.GetNodeName())
 		if err != nil {
 			return nil, invalid("node_name", "%v", err)
 		}
 		now := s.Now()
-		rec := t.Record(now, now.Add(ttl), callerOf(ctx).Subject)
-		secret = t.Encode()
+		rec := made.Record(now, now.Add(ttl), callerOf(ctx).Subject)
 		return &change{what: "token", answer: &adminv1.CreateTokenResponse{Info: tokenView(rec)},
 			cmd: &statev1.Command{Op: &statev1.Command_PutToken{PutToken: &statev1.PutToken{Token: rec}}}}, nil
 	})
@@ -243,10 +285,11 @@ func (s clusterServer) CreateToken(ctx context.Context, req *adminv1.CreateToken
 		return nil, err
 	}
 	resp.Meta = s.meta(res)
-	if res.GetReplayed() {
-		return nil, refuse(codes.AlreadyExists, "TOKEN_SHOWN", "the token was made, and is shown once: make another")
+	// The outcome may be one that the store's first try made and its second found: what counts is whose token stands there.
+	if id := resp.GetInfo().GetId(); made == nil || !bytes.Equal(id, made.ID[:]) {
+		return nil, refuse(codes.AlreadyExists, "TOKEN_SHOWN", "the token was made, and is shown once: make another, and take this one back: charon token revoke %x", id)
 	}
-	resp.Token = secret
+	resp.Token = made.Encode()
 	return resp, nil
 }
 

@@ -39,7 +39,7 @@ func TestEveryChangeIsEverywhere(t *testing.T) {
 		{"Cluster/RevokeToken", &adminv1.RevokeTokenRequest{}}, // its id is filled in below
 	}
 	covered := map[string]bool{
-		// The store's own calls, which wait by themselves; and a token's secret is for the call that made it: see TestTokenOfARetriedProposal.
+		// These change who is in the cluster; and a token's secret is for the call that made it, which must not lose it to a slow node.
 		api + "Cluster/RemoveNode": true, api + "Cluster/TransferLeadership": true, api + "Cluster/CreateToken": true,
 	}
 	for _, c := range changes {

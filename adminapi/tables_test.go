@@ -1,6 +1,7 @@
 package adminapi
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/charon-kdc/charon/adminapi/jointoken"
 	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
+	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore"
 	"github.com/charon-kdc/charon/raftstore/peer"
 )
@@ -143,6 +145,30 @@ func TestTokens(t *testing.T) {
 	wantReason(t, err, codes.NotFound, "NOT_FOUND")
 }
 
+// A store that missed the answer to its proposal makes it again and reads the kept outcome: the token is the caller's all the same.
+func TestTokenOfARetriedProposal(t *testing.T) {
+	b := newBench(t)
+	b.store.Again()
+	req := &adminv1.CreateTokenRequest{RequestId: b.fresh(), NodeName: "kdc2"}
+	r, err := b.cluster().CreateToken(as("root"), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := jointoken.Parse(r.GetToken())
+	if err != nil || string(tok.ID[:]) != string(r.GetInfo().GetId()) {
+		t.Fatalf("token %v %v of %v", tok, err, r.GetInfo())
+	}
+	if rec, err := b.store.DB.Token(tok.ID[:]); err != nil || !bytes.Equal(rec.GetSecretHash(), tok.Record(t0, t0, "").GetSecretHash()) {
+		t.Errorf("the realm does not know that token: %v %v", rec, err)
+	}
+	// Another call under the id did not make the secret and can't show it, but says which token to revoke.
+	_, err = b.cluster().CreateToken(as("root"), req)
+	wantReason(t, err, codes.AlreadyExists, "TOKEN_SHOWN")
+	if id := fmt.Sprintf("%x", tok.ID[:]); !strings.Contains(err.Error(), "charon token revoke "+id) {
+		t.Errorf("%v does not name token %s", err, id)
+	}
+}
+
 func member(i byte, role string, up bool) raftstore.NodeStatus {
 	return raftstore.NodeStatus{NodeRef: raftstore.NodeRef{ID: peer.NodeID{i}, Name: fmt.Sprintf("n%d", i)}, Role: role, Reachable: up}
 }
@@ -194,6 +220,50 @@ func TestStatus(t *testing.T) {
 	}
 	if _, err := b.cluster().TransferLeadership(as("root"), &adminv1.TransferLeadershipRequest{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// The first outcome stands under the request id, though by now there is no such node.
+func TestRemoveNodeAgain(t *testing.T) {
+	b := newBench(t)
+	b.store.Nodes.Nodes = []raftstore.NodeStatus{member(1, "leader", true), member(2, "follower", true), member(3, "follower", true), member(4, "follower", true)}
+	req := &adminv1.RemoveNodeRequest{RequestId: b.fresh(), Name: "n4"}
+	first, err := b.cluster().RemoveNode(as("root"), req)
+	if err != nil || first.GetVoters() != 3 || first.GetMeta().GetReplayed() {
+		t.Fatalf("removed: %v %v", first, err)
+	}
+	b.store.Nodes.Nodes = b.store.Nodes.Nodes[:3]
+	again, err := b.cluster().RemoveNode(as("root"), req)
+	if err != nil || again.GetVoters() != 3 || len(again.GetRotate()) == 0 || !again.GetMeta().GetReplayed() {
+		t.Errorf("again: %v %v", again, err)
+	}
+	req.Name = "n3"
+	_, err = b.cluster().RemoveNode(as("root"), req)
+	wantReason(t, err, codes.InvalidArgument, "REQUEST_ID_REUSED")
+	if len(b.store.Removed) != 1 {
+		t.Errorf("removed %v", b.store.Removed)
+	}
+	// A removal that could not be noted was made all the same.
+	b.store.Lose(false)
+	if r, err := b.cluster().RemoveNode(as("root"), &adminv1.RemoveNodeRequest{RequestId: b.fresh(), Name: "n3", Force: true}); err != nil || r.GetVoters() != 2 {
+		t.Errorf("not noted: %v %v", r, err)
+	}
+}
+
+// A node that left the groups in a removal that was cut off has its record still: the removal can be ended.
+func TestRemoveNodeByRecord(t *testing.T) {
+	b := newBench(t)
+	id := append([]byte{7}, make([]byte, 15)...)
+	if res, err := b.store.Apply(&statev1.Command{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{Node: &statev1.Node{
+		Id: id, ReplayId: append([]byte{8}, make([]byte, 15)...), Name: "n7", PeerAddress: "n7.example.com:7750",
+	}}}}); err != nil || res.GetCode() != statev1.Code_CODE_OK {
+		t.Fatal(res, err)
+	}
+	if r, err := b.cluster().RemoveNode(as("root"), &adminv1.RemoveNodeRequest{RequestId: b.fresh(), Name: "n7"}); err != nil || r.GetVoters() != 1 {
+		t.Errorf("removed: %v %v", r, err)
+	}
+	if len(b.store.Removed) != 1 || b.store.Removed[0] != (peer.NodeID{7}) {
+		t.Errorf("removed %v", b.store.Removed)
 	}
 }
 

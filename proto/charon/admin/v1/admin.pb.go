@@ -4,6 +4,7 @@
 // Rules for all of it:
 // - every mutation takes request_id (16 bytes, UUIDv7, made once per logical operation): the same id with the same request acts
 //   once and gives the first outcome again for an hour; the same id with another request is INVALID_ARGUMENT;
+// - a mutation is acknowledged when no node answers from a state before it any more;
 // - expected_revision, where present and not 0, must be the record's revision, else ABORTED;
 // - answers carry Meta; lists take page_size (1 to 1000, 0 is 1000), page_token and a glob; reads take a Consistency;
 // - an error is a google.rpc.Status with ErrorInfo (reason, domain "charon", metadata) and, where waiting helps, RetryInfo.
@@ -131,11 +132,13 @@ func (KeyState) EnumDescriptor() ([]byte, []int) {
 
 // Meta stands in every answer.
 type Meta struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`          // that answered: the leader, when the call was forwarded
-	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // of the record written or read
-	Index         uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`       // the realm log index that the answer reflects
-	Replayed      bool                   `protobuf:"varint,4,opt,name=replayed,proto3" json:"replayed,omitempty"` // the outcome of an earlier call with this request_id
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Node     string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`          // that answered: the leader, when the call was forwarded
+	Revision uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // of the record written or read
+	Index    uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`       // the realm log index that the answer reflects
+	Replayed bool                   `protobuf:"varint,4,opt,name=replayed,proto3" json:"replayed,omitempty"` // the outcome of an earlier call with this request_id
+	// Of a LOCAL read: how long ago the node last heard from the leader, in ms. What it answered is at least as new.
+	ContactMs     int64 `protobuf:"varint,5,opt,name=contact_ms,json=contactMs,proto3" json:"contact_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,6 +199,13 @@ func (x *Meta) GetReplayed() bool {
 		return x.Replayed
 	}
 	return false
+}
+
+func (x *Meta) GetContactMs() int64 {
+	if x != nil {
+		return x.ContactMs
+	}
+	return 0
 }
 
 // KeyInfo is a key without its secret.
@@ -1151,7 +1161,7 @@ type UpdatePrincipalRequest struct {
 	Unlock             bool                   `protobuf:"varint,11,opt,name=unlock,proto3" json:"unlock,omitempty"`      // failures counted until now are void
 	SetStrings         map[string]string      `protobuf:"bytes,12,rep,name=set_strings,json=setStrings,proto3" json:"set_strings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	DeleteStrings      []string               `protobuf:"bytes,13,rep,name=delete_strings,json=deleteStrings,proto3" json:"delete_strings,omitempty"`
-	AddAliases         []string               `protobuf:"bytes,14,rep,name=add_aliases,json=addAliases,proto3" json:"add_aliases,omitempty"`
+	AddAliases         []string               `protobuf:"bytes,14,rep,name=add_aliases,json=addAliases,proto3" json:"add_aliases,omitempty"` // in the principal's realm; not krbtgt/ANYTHING
 	RemoveAliases      []string               `protobuf:"bytes,15,rep,name=remove_aliases,json=removeAliases,proto3" json:"remove_aliases,omitempty"`
 	Kvno               *uint32                `protobuf:"varint,16,opt,name=kvno,proto3,oneof" json:"kvno,omitempty"` // renumbers the current keys
 	unknownFields      protoimpl.UnknownFields
@@ -1472,7 +1482,6 @@ func (x *RenamePrincipalResponse) GetPrincipal() *Principal {
 	return nil
 }
 
-// Acknowledged when no node accepts the old password any more.
 type SetPasswordRequest struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	RequestId        []byte                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -4810,7 +4819,7 @@ func (x *CreateTokenRequest) GetTtl() int64 {
 type CreateTokenResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
-	Token         string                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"` // shown once
+	Token         string                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"` // shown once: a retry whose first call was done is ALREADY_EXISTS (TOKEN_SHOWN)
 	Info          *Token                 `protobuf:"bytes,3,opt,name=info,proto3" json:"info,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5577,12 +5586,14 @@ var File_charon_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcharon/admin/v1/admin.proto\x12\x0fcharon.admin.v1\"h\n" +
+	"\x1bcharon/admin/v1/admin.proto\x12\x0fcharon.admin.v1\"\x87\x01\n" +
 	"\x04Meta\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x1a\n" +
-	"\breplayed\x18\x04 \x01(\bR\breplayed\"\xb8\x01\n" +
+	"\breplayed\x18\x04 \x01(\bR\breplayed\x12\x1d\n" +
+	"\n" +
+	"contact_ms\x18\x05 \x01(\x03R\tcontactMs\"\xb8\x01\n" +
 	"\aKeyInfo\x12\x12\n" +
 	"\x04kvno\x18\x01 \x01(\rR\x04kvno\x12\x14\n" +
 	"\x05etype\x18\x02 \x01(\x05R\x05etype\x12/\n" +

@@ -4,6 +4,7 @@
 // Rules for all of it:
 // - every mutation takes request_id (16 bytes, UUIDv7, made once per logical operation): the same id with the same request acts
 //   once and gives the first outcome again for an hour; the same id with another request is INVALID_ARGUMENT;
+// - a mutation is acknowledged when no node answers from a state before it any more;
 // - expected_revision, where present and not 0, must be the record's revision, else ABORTED;
 // - answers carry Meta; lists take page_size (1 to 1000, 0 is 1000), page_token and a glob; reads take a Consistency;
 // - an error is a google.rpc.Status with ErrorInfo (reason, domain "charon", metadata) and, where waiting helps, RetryInfo.
@@ -1117,6 +1118,7 @@ type ClusterClient interface {
 	UpdateRealm(ctx context.Context, in *UpdateRealmRequest, opts ...grpc.CallOption) (*UpdateRealmResponse, error)
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
+	// TransferLeadership changes no record and takes no request_id. Repeated with a name it is done already; without one, it moves on.
 	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
 	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
@@ -1242,6 +1244,7 @@ type ClusterServer interface {
 	UpdateRealm(context.Context, *UpdateRealmRequest) (*UpdateRealmResponse, error)
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
 	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
+	// TransferLeadership changes no record and takes no request_id. Repeated with a name it is done already; without one, it moves on.
 	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
