@@ -71,6 +71,30 @@ func TestCreatePrincipal(t *testing.T) {
 	}
 }
 
+// An alias of that form would make a principal's keys those of a ticket-granting service. As a principal of its own it is a cross-realm
+// key, which takes the right to add it.
+func TestNoAliasIsATicketGrantingService(t *testing.T) {
+	b := newBench(t)
+	b.add("alice", random(), 0)
+	for _, alias := range []string{"krbtgt/EXAMPLE.COM", "krbtgt/OTHER.COM", "krbtgt/a/b", "krbtgt/OTHER.COM@EXAMPLE.COM", "krbtgt"} {
+		_, err := b.principals().UpdatePrincipal(as("root"), &adminv1.UpdatePrincipalRequest{RequestId: b.fresh(), Name: "alice", AddAliases: []string{alias}})
+		wantReason(t, err, codes.FailedPrecondition, "PROTECTED")
+	}
+	if a := b.record("alice").GetAliases(); len(a) != 0 {
+		t.Errorf("aliases %v", a)
+	}
+	create := func(who string) error {
+		_, err := b.principals().CreatePrincipal(as(who), &adminv1.CreatePrincipalRequest{RequestId: b.fresh(), Name: "krbtgt/OTHER.COM", Keys: random()})
+		return err
+	}
+	b.grant(&adminv1.Role{Subject: "cert:users", Verbs: []string{"add", "modify"}, Target: "*@EXAMPLE.COM"})
+	wantReason(t, create("cert:users"), codes.PermissionDenied, "PERMISSION_DENIED")
+	b.grant(&adminv1.Role{Subject: "cert:realms", Verbs: []string{"add"}, Target: "krbtgt/*"})
+	if err := create("cert:realms"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestCreateRefusals(t *testing.T) {
 	b := newBench(t)
 	for what, req := range map[string]*adminv1.CreatePrincipalRequest{

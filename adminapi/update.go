@@ -120,7 +120,7 @@ func (s *Service) updateAliases(ctx context.Context, p *statev1.Principal, req *
 		if n.realm != p.GetRealm() {
 			return invalid("add_aliases", "an alias is in its principal's realm")
 		}
-		if err := errors.Join(require(ctx, VerbAdd, n), needed(n)); err != nil {
+		if err := errors.Join(require(ctx, VerbAdd, n), notTGS(n)); err != nil {
 			return err
 		}
 		if !slices.Contains(p.GetAliases(), n.local()) {
@@ -137,6 +137,15 @@ func (s *Service) updateAliases(ctx context.Context, p *statev1.Principal, req *
 			return notFound("alias " + n.String())
 		}
 		p.Aliases = slices.Delete(p.Aliases, i, i+1)
+	}
+	return nil
+}
+
+// notTGS refuses an alias that reads as a ticket-granting service, of this realm or another: tickets for it would be sealed with the
+// keys of a principal that is none, and whoever has those keys could make tickets that name anybody.
+func notTGS(n name) error {
+	if n.components[0] == "krbtgt" {
+		return refuse(codes.FailedPrecondition, "PROTECTED", "%s is a ticket-granting service and can't be an alias", n)
 	}
 	return nil
 }
