@@ -26,7 +26,7 @@ func roleGrant() *cobra.Command {
 		Long: "Gives rights to cert:NAME (NAME may hold *).\n" +
 			"Verbs: add modify delete list inquire changepw extract setkey policy cluster role; '*' is all of them but extract.\n" +
 			"extract reads keys. cluster can let a node in, which then knows every key: give it as you would give root.",
-		Example: "  charon role grant cert:helpdesk inquire list changepw --over '*'\n  charon role grant 'cert:web-*' extract add --over 'HTTP/*'",
+		Example: "  charon role grant cert:helpdesk inquire list changepw --over '*@EXAMPLE.COM'\n  charon role grant 'cert:web-*' extract add --over 'HTTP/*'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			role := &adminv1.Role{Id: id, Subject: args[0], Verbs: args[1:], Target: target, Own: own}
 			return withConnection(cmd, func(ctx context.Context, c *connection) error {
@@ -44,7 +44,7 @@ func roleGrant() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&target, "over", "", "glob over principal names; default: everything. A * stays within one component")
+	f.StringVar(&target, "over", "", "glob over principal names; default, and * alone: everything. Else a * stays within one component")
 	f.BoolVar(&own, "own", false, "only the subject's own entry: of cert:alice the principal alice")
 	f.StringVar(&id, "id", "", "name of the grant; default: made from the subject")
 	f.Uint64Var(&revision, "expected-revision", 0, "replace the grant of that id, which must have this revision")
