@@ -82,6 +82,13 @@ func (c *clocks) stamp() int64 {
 func (s *Store) replayStamp() int64 { return max(s.clocks.stamp(), s.state.Now()) }
 func (s *Store) realmStamp() int64  { return max(s.clocks.stamp(), s.db.Now()) }
 
+// ClockSkew is how far a client's clock may be off at this node now: Config.ClockSkew, but no more than what the replay log says,
+// since the replay cache remembers no longer. A larger one goes to the leader with the next frame and counts when it is applied here.
+func (s *Store) ClockSkew() time.Duration { return min(s.cfg.ClockSkew, s.state.Skew()) }
+
+// wholeSeconds, rounded up.
+func wholeSeconds(d time.Duration) uint32 { return uint32((d + time.Second - 1) / time.Second) }
+
 func lowerMedian(sorted []int64) int64 { return sorted[(len(sorted)-1)/2] }
 
 // offset of a member's clock from this node's, as of its last report.

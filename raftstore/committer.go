@@ -30,6 +30,7 @@ type committer struct {
 	active bool // leading
 	queue  []*job
 	wake   chan struct{}
+	skew   uint32 // seconds: the largest clock skew that a node wants
 
 	wg sync.WaitGroup // connections
 }
@@ -48,6 +49,7 @@ func newCommitter(s *Store) *committer {
 func (c *committer) submit(j *job) {
 	c.mu.Lock()
 	active := c.active
+	c.skew = max(c.skew, j.f.skew)
 	if active && (len(j.f.items) > 0 || j.f.commit) {
 		c.queue = append(c.queue, j)
 		c.mu.Unlock()
@@ -91,6 +93,7 @@ func (c *committer) lead(ctx context.Context) {
 		if wait := gap - time.Since(last); wait > 0 {
 			pause(ctx, wait)
 		}
+		c.raiseSkew(ctx)
 		jobs, more := c.take()
 		if len(jobs) == 0 && !idleNow {
 			continue
@@ -166,6 +169,24 @@ func (c *committer) commit(ctx context.Context, jobs []*job) int {
 		j.answer(true, out)
 	}
 	return len(verdicts)
+}
+
+// raiseSkew commits the largest clock skew that a node wants, if the log has a smaller one: only then may the node allow it
+// (RAFT.md section 3). After an error the next round tries again.
+func (c *committer) raiseSkew(ctx context.Context) {
+	c.mu.Lock()
+	want := time.Duration(c.skew) * time.Second
+	c.mu.Unlock()
+	if want <= c.s.state.Skew() {
+		return
+	}
+	data, err := replay.EncodeSkew(c.s.replayStamp(), want)
+	if err == nil {
+		_, err = c.apply(ctx, data)
+	}
+	if err != nil && ctx.Err() == nil {
+		c.s.cfg.Logger.Warn("raising the clock skew", "to", want, "err", err)
+	}
 }
 
 func (c *committer) replicate(ctx context.Context, proofs []replay.Proof, attempts []replay.Attempt) ([]replay.Verdict, error) {

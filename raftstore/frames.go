@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"time"
 
 	"github.com/charon-kdc/charon/kdc/kdb"
 	"github.com/charon-kdc/charon/raftstore/replay"
@@ -14,7 +15,7 @@ import (
 // The stream between a node and the replay leader, little endian. Node to leader, one frame:
 //
 //	u32 length of what follows
-//	u64 frame id, i64 node's wall clock in ms, u8 flags (1: commit even if empty), u32 n
+//	u64 frame id, i64 node's wall clock in ms, u32 clock skew in s that the node is to allow, u8 flags (1: commit even if empty), u32 n
 //	n items: u8 kind; 16 B K, 8 B R, i64 time in s; an attempt (kind 2) adds 16 B principal, u8 failed, u32 window, i64 unlocked at
 //
 // Leader to node, one answer a frame, in any order:
@@ -22,7 +23,7 @@ import (
 //	u32 length of what follows
 //	u64 frame id, u8 status (0: verdicts follow; 1: not the leader), u32 n, n verdict bytes
 const (
-	frameHeader  = 8 + 8 + 1 + 4
+	frameHeader  = 8 + 8 + 4 + 1 + 4
 	answerHeader = 8 + 1 + 4
 	proofSize    = 1 + 16 + 8 + 8
 	attemptSize  = proofSize + 16 + 1 + 4 + 8
@@ -32,6 +33,8 @@ const (
 	answerMax  = answerHeader + frameItems
 
 	flagCommit = 1
+
+	skewSecondsMax = uint32(replay.SkewMax / time.Second)
 
 	statusOK        = 0
 	statusNotLeader = 1
@@ -51,6 +54,7 @@ type item struct {
 type frame struct {
 	id     uint64
 	clock  int64
+	skew   uint32
 	commit bool
 	items  []item
 }
@@ -60,6 +64,7 @@ func appendFrame(b []byte, f *frame) []byte {
 	b = append(b, 0, 0, 0, 0)
 	b = binary.LittleEndian.AppendUint64(b, f.id)
 	b = binary.LittleEndian.AppendUint64(b, uint64(f.clock))
+	b = binary.LittleEndian.AppendUint32(b, f.skew)
 	var flags byte
 	if f.commit {
 		flags = flagCommit
@@ -116,10 +121,11 @@ func decodeFrame(b []byte) (*frame, error) {
 	f := &frame{
 		id:     binary.LittleEndian.Uint64(b),
 		clock:  int64(binary.LittleEndian.Uint64(b[8:])),
-		commit: b[16] == flagCommit,
+		skew:   binary.LittleEndian.Uint32(b[16:]),
+		commit: b[20] == flagCommit,
 	}
-	n := binary.LittleEndian.Uint32(b[17:])
-	if b[16] > flagCommit || n > frameItems {
+	n := binary.LittleEndian.Uint32(b[21:])
+	if b[20] > flagCommit || n > frameItems || f.skew > skewSecondsMax {
 		return nil, errFrame
 	}
 	b = b[frameHeader:]

@@ -11,7 +11,7 @@ import (
 
 func sampleFrame() *frame {
 	proof := replay.Proof{K: [16]byte{1, 2}, R: [8]byte{3}, CTime: -5}
-	return &frame{id: 7, clock: 1_700_000_000_123, commit: true, items: []item{
+	return &frame{id: 7, clock: 1_700_000_000_123, skew: 3600, commit: true, items: []item{
 		{Attempt: replay.Attempt{Proof: proof}},
 		{Attempt: replay.Attempt{Proof: proof, Principal: [16]byte{9}, Failed: true, Window: 60, UnlockedAt: 1 << 40}, attempt: true},
 		{Attempt: replay.Attempt{Proof: proof, Principal: [16]byte{8}}, attempt: true},
@@ -37,6 +37,9 @@ func TestFrames(t *testing.T) {
 		if _, err := decodeFrame(append(body, 0)); err == nil {
 			t.Error("decoded with a byte too many")
 		}
+	}
+	if _, err := decodeFrame(appendFrame(nil, &frame{skew: 3601})[4:]); err == nil {
+		t.Error("a clock skew of more than an hour was taken")
 	}
 	if _, err := readBlock(bytes.NewReader([]byte{0xff, 0xff, 0xff, 0xff}), frameMax); err == nil {
 		t.Error("a length of 4 GiB was believed")

@@ -14,7 +14,6 @@ import (
 	peerv1 "github.com/charon-kdc/charon/proto/charon/peer/v1"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore/peer"
-	"github.com/charon-kdc/charon/raftstore/replay"
 )
 
 // promoteLag is how many entries a non-voter may be behind and still be promoted.
@@ -33,7 +32,6 @@ func (s *Store) leadReplay(ctx context.Context) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.raiseSkew(ctx)
 		healthy := map[raft.ServerID]time.Time{}
 		s.every(ctx, func() {
 			s.reconcile(ctx)
@@ -54,21 +52,6 @@ func (s *Store) every(ctx context.Context, f func()) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-		}
-	}
-}
-
-// raiseSkew brings this node's clock skew into the replay state if it is larger than what stands there.
-func (s *Store) raiseSkew(ctx context.Context) {
-	skew := (s.cfg.ClockSkew + time.Second - 1).Truncate(time.Second)
-	for ctx.Err() == nil && s.state.Skew() < skew {
-		data, err := replay.EncodeSkew(s.replayStamp(), skew)
-		if err != nil {
-			s.cfg.Logger.Error("raising the clock skew", "err", err)
-			return
-		}
-		if _, err := s.replay.apply(ctx, data); err != nil {
-			pause(ctx, 100*time.Millisecond)
 		}
 	}
 }

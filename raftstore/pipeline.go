@@ -145,7 +145,7 @@ func (p *proofs) next() *frame {
 // frame is f as it goes out now; mu is held.
 func (p *proofs) frame(f *sent) *frame {
 	f.at = time.Now()
-	out := &frame{id: f.id, clock: p.s.cfg.Now().UnixMilli(), commit: f.probe, items: make([]item, len(f.pending))}
+	out := &frame{id: f.id, clock: p.s.cfg.Now().UnixMilli(), skew: wholeSeconds(p.s.cfg.ClockSkew), commit: f.probe, items: make([]item, len(f.pending))}
 	for i, w := range f.pending {
 		out.items[i] = w.item
 	}
