@@ -136,7 +136,7 @@ func (s *Store) reconcile(ctx context.Context) {
 		}
 		surplus = surplus[i:]
 	}
-	if len(surplus) == 0 {
+	if len(surplus) == 0 || !s.surplus(ctx, surplus[0].ID) {
 		return
 	}
 	if surplus[0].ID == s.replay.id {
