@@ -11,6 +11,10 @@ var ErrNoLeader = errors.New("no leader: the realm has no quorum or is electing"
 // ErrNotMember says that the named node is not in the cluster.
 var ErrNotMember = errors.New("no such node")
 
+// ErrTaken says that another node has the name, address, ids, key or token of one that is to be added, or that its token is not good for it
+// any more. Trying again does not help.
+var ErrTaken = errors.New("not to be added")
+
 // NotAppliedError says that a command was certainly not appended: try again, there.
 type NotAppliedError struct {
 	// Leader is the node to try, if known.

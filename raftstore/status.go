@@ -97,9 +97,25 @@ func (s *Store) Status(ctx context.Context) Status {
 		}
 		st.Nodes = append(st.Nodes, n)
 	}
+	st.Nodes = append(st.Nodes, s.joining(servers)...)
 	st.Tolerates = max(0, reachable-(st.Voters/2+1))
 	slices.SortFunc(st.Nodes, func(a, b NodeStatus) int { return strings.Compare(a.Name, b.Name) })
 	return st
+}
+
+// joining are the nodes that are recorded but no servers: their join was cut short, and resumes or is taken back by a removal.
+func (s *Store) joining(servers []raft.Server) []NodeStatus {
+	nodes, err := s.db.Nodes()
+	if err != nil || len(servers) == 0 {
+		return nil
+	}
+	var out []NodeStatus
+	for _, n := range nodes {
+		if id := toNodeID(n.GetId()); !has(servers, serverID(id)) {
+			out = append(out, s.nodeStatus(id, false, peer.NodeID{}))
+		}
+	}
+	return out
 }
 
 // nodeStatus is what this node knows of a member without asking.

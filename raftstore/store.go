@@ -300,9 +300,6 @@ func (s *Store) fatal(err error) {
 	s.cfg.Fatal(err)
 }
 
-// transferLimit is how long Shutdown lets a leader hand over.
-const transferLimit = 2 * time.Second
-
 // Shutdown hands leadership of both groups over (at most 2 s), then stops raft, transports, logs and state, in this order.
 // ctx bounds the handing over only.
 func (s *Store) Shutdown(ctx context.Context) error {
@@ -312,28 +309,11 @@ func (s *Store) Shutdown(ctx context.Context) error {
 
 func (s *Store) shutdown(ctx context.Context) error {
 	if s.started.Load() {
-		s.handOver(ctx)
+		if err := s.HandOver(ctx); err != nil {
+			s.cfg.Logger.Warn("stopping as a leader", "err", err)
+		}
 	}
 	return s.stop()
-}
-
-func (s *Store) handOver(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, transferLimit)
-	defer cancel()
-	var wg sync.WaitGroup
-	for _, g := range []*group{s.realm, s.replay} {
-		if g.raft.State() != raft.Leader || len(g.voters()) < 2 {
-			continue
-		}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			if err := g.await(ctx, func() raft.Future { return g.raft.LeadershipTransfer() }); err != nil {
-				s.cfg.Logger.Warn("handing leadership over", "group", g.name, "err", err)
-			}
-		}()
-	}
-	wg.Wait()
 }
 
 // stop ends everything at once, leadership or not.
