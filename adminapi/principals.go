@@ -20,9 +20,10 @@ type principalServer struct {
 }
 
 const (
-	attrRequiresPWChange = uint32(kdb.RequiresPWChange)
-	attrLockdownKeys     = uint32(kdb.LockdownKeys)
-	attrDisallowAllTix   = uint32(kdb.DisallowAllTix)
+	attrRequiresPWChange  = uint32(kdb.RequiresPWChange)
+	attrLockdownKeys      = uint32(kdb.LockdownKeys)
+	attrDisallowAllTix    = uint32(kdb.DisallowAllTix)
+	attrDisallowRenewable = uint32(kdb.DisallowRenewable)
 	// attrDefault is what a new principal has unless it is cleared.
 	attrDefault = uint32(kdb.RequiresPreAuth)
 

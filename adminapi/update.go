@@ -47,6 +47,9 @@ func (s *Service) applyUpdate(ctx context.Context, p *statev1.Principal, req *ad
 	}
 	p.Attributes = p.GetAttributes()&^req.GetClearAttributes() | req.GetSetAttributes()
 	set(&p.MaxLife, req.MaxLife)
+	if p.GetMaxRenewableLife() == 0 && req.GetMaxRenewableLife() > 0 && (req.GetSetAttributes()|req.GetClearAttributes())&attrDisallowRenewable == 0 {
+		p.Attributes &^= attrDisallowRenewable
+	}
 	set(&p.MaxRenewableLife, req.MaxRenewableLife)
 	set(&p.Expiration, req.Expiration)
 	set(&p.PasswordExpiration, req.PasswordExpiration)

@@ -21,7 +21,7 @@ func TestPrincipalVerbs(t *testing.T) {
 	n.want(exitUsage, []string{"no terminal", "--password-stdin"}, "principal", "add", "bob")
 	n.want(exitOK, []string{"no keys"}, "principal", "add", "empty", "--nokey")
 	n.want(exitOK, []string{"alice changed", "revision"}[1:], "principal", "set", "alice", "--attr", "-allow_forwardable,+ok_as_delegate", "--expires", "2030-01-01", "--max-life", "1h")
-	n.want(exitOK, []string{"principal          alice@EXAMPLE.COM\n", "attributes         DISALLOW_FORWARDABLE REQUIRES_PRE_AUTH OK_AS_DELEGATE\n", "max life           1 h  renewable -\n",
+	n.want(exitOK, []string{"principal          alice@EXAMPLE.COM\n", "attributes         DISALLOW_FORWARDABLE REQUIRES_PRE_AUTH OK_AS_DELEGATE\n", "max life           1 h  renewable the realm's\n",
 		"expires            2030-01-01 ", "string             a=b\n", "key                kvno 1  aes256-cts-hmac-sha384-192\n"}, "principal", "show", "alice")
 	n.want(exitOK, []string{"PRINCIPAL", "ENCTYPES", "alice@EXAMPLE.COM"}, "principal", "list", "a*", "-o", "wide")
 	n.want(exitOK, []string{"kvno 2, in force on every node"}, "principal", "password", "alice", "--random")

@@ -374,7 +374,7 @@ func (d *dateParser) word() bool {
 func parseLife(text string, now time.Time) (int64, error) {
 	bad := fmt.Errorf("%q is not a length of time; write for example 10h, 7d or \"90 days\"", text)
 	s := strings.ToLower(strings.TrimSpace(text))
-	if s == "unlimited" || s == "never" {
+	if unbounded(s) {
 		return 0, nil
 	}
 	if n, ok := deltaSeconds(s); ok {
@@ -385,6 +385,12 @@ func parseLife(text string, now time.Time) (int64, error) {
 		return 0, bad
 	}
 	return int64(t.Sub(now).Round(time.Second) / time.Second), nil
+}
+
+// unbounded tells that a length of time is given as none at all, and not as zero.
+func unbounded(text string) bool {
+	s := strings.ToLower(strings.TrimSpace(text))
+	return s == "unlimited" || s == "never"
 }
 
 // secondsMax is a hundred years.

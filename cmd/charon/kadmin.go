@@ -19,6 +19,7 @@ import (
 
 func newKadminCommand() *cobra.Command {
 	var query, realm, principal string
+	var local bool
 	cmd := &cobra.Command{
 		Use:   "kadmin [-q QUERY] [COMMAND ARG...]",
 		Short: "MIT kadmin's commands, options and output",
@@ -31,7 +32,7 @@ func newKadminCommand() *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			k := &kadmin{cmd: cmd, conn: c, in: bufio.NewReader(cmd.InOrStdin()), out: cmd.OutOrStdout(), errOut: cmd.ErrOrStderr(), now: time.Now, realm: realm}
+			k := &kadmin{cmd: cmd, conn: c, in: bufio.NewReader(cmd.InOrStdin()), out: cmd.OutOrStdout(), errOut: cmd.ErrOrStderr(), now: time.Now, realm: realm, read: consistency(local)}
 			switch {
 			case query != "":
 				return k.line(query)
@@ -44,6 +45,7 @@ func newKadminCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&query, "query", "q", "", "run one command")
 	f.StringVarP(&realm, "realm", "r", "", "the realm of names without one")
+	localFlag(cmd, &local)
 	f.StringVarP(&principal, "principal", "p", "", "taken for MIT's sake: who you are is decided by the admin address")
 	// What follows the command's name is the command's: "+attr" and "-randkey" are no flags of ours.
 	f.SetInterspersed(false)
@@ -58,6 +60,7 @@ type kadmin struct {
 	out, errOut io.Writer
 	now         func() time.Time
 	realm       string
+	read        adminv1.Consistency
 }
 
 // kadminRequest is one of MIT's commands with its aliases; the first name is the one that errors begin with.

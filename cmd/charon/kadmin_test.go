@@ -31,7 +31,7 @@ func mitRealm(t *testing.T, dir string) func(input string, args ...string) (out,
 	files := map[string]string{
 		"krb5.conf": "[libdefaults]\n\tdefault_realm = EXAMPLE.COM\n",
 		"kdc.conf": fmt.Sprintf("[realms]\n\tEXAMPLE.COM = {\n\t\tdatabase_name = %[1]s/principal\n\t\tkey_stash_file = %[1]s/stash\n\t\tacl_file = %[1]s/acl\n"+
-			"\t\tsupported_enctypes = aes256-sha2:normal aes128-sha1:normal\n\t\tmax_life = 0\n\t\tmax_renewable_life = 0\n\t\tdefault_principal_flags = +preauth\n\t}\n", dir),
+			"\t\tsupported_enctypes = aes256-sha2:normal aes128-sha1:normal\n\t\tmax_life = 10h\n\t\tmax_renewable_life = 7d\n\t\tdefault_principal_flags = +preauth\n\t}\n", dir),
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -198,6 +198,50 @@ func TestKadminExitCodes(t *testing.T) {
 	n.want(exitUsage, nil, "kadmin", "-q", "modprinc -expire frob alice")
 	n.want(exitOK, []string{"Principal \"bob@EXAMPLE.COM\" created."}, "kadmin", "addprinc", "-randkey", "+needchange", "bob")
 	n.want(exitOK, []string{"Attributes: REQUIRES_PRE_AUTH REQUIRES_PWCHANGE\n"}, "kadmin", "getprinc", "bob")
+}
+
+// MIT's zero renewable life is "not renewable", and in a record of ours zero is the realm's bound: both print what holds.
+func TestKadminRenewableLife(t *testing.T) {
+	n := newFakeNode(t)
+	shows := func(name, life, attributes string) {
+		t.Helper()
+		n.want(exitOK, []string{"\nMaximum renewable life: " + life + "\n", "\nAttributes:" + attributes + "\n"}, "kadmin", "getprinc", name)
+	}
+	n.want(exitOK, nil, "kadmin", "-q", "addprinc -randkey bob")
+	shows("bob", "7 days 00:00:00", " REQUIRES_PRE_AUTH")
+	n.want(exitOK, []string{"\nMaximum ticket life: 0 days 10:00:00\n"}, "kadmin", "getprinc", "bob")
+	n.want(exitOK, []string{"\t36000\t", "\t604800\t"}, "kadmin", "getprinc", "-terse", "bob")
+	n.want(exitOK, nil, "kadmin", "-q", "modprinc -maxrenewlife 0 bob")
+	shows("bob", "0 days 00:00:00", " DISALLOW_RENEWABLE REQUIRES_PRE_AUTH")
+	n.want(exitOK, []string{"renewable no\n"}, "principal", "show", "bob")
+	n.want(exitOK, nil, "kadmin", "-q", `modprinc -maxrenewlife "2 days" bob`)
+	shows("bob", "2 days 00:00:00", " REQUIRES_PRE_AUTH")
+
+	// Who was made not renewable by the attribute stays so, whatever bound he gets.
+	n.want(exitOK, nil, "kadmin", "-q", "modprinc -allow_renewable bob")
+	n.want(exitOK, nil, "kadmin", "-q", `modprinc -maxrenewlife "3 days" bob`)
+	shows("bob", "3 days 00:00:00", " DISALLOW_RENEWABLE REQUIRES_PRE_AUTH")
+
+	n.want(exitOK, nil, "kadmin", "-q", "addprinc -randkey -maxrenewlife 0 carol")
+	shows("carol", "0 days 00:00:00", " DISALLOW_RENEWABLE REQUIRES_PRE_AUTH")
+	n.want(exitOK, nil, "kadmin", "-q", `modprinc -maxrenewlife "2 days" -allow_renewable carol`)
+	shows("carol", "2 days 00:00:00", " DISALLOW_RENEWABLE REQUIRES_PRE_AUTH")
+
+	// MIT's zero ticket life is "no bound of its own", as here.
+	n.want(exitOK, nil, "kadmin", "-q", "modprinc -maxlife 0 carol")
+	n.want(exitOK, []string{"\nMaximum ticket life: 0 days 10:00:00\n"}, "kadmin", "getprinc", "carol")
+}
+
+// The verbs of our own say "unlimited" for the realm's bound alone; zero means what it says.
+func TestPrincipalLives(t *testing.T) {
+	n := newFakeNode(t)
+	n.want(exitOK, nil, "principal", "add", "alice", "--random", "--max-renewable-life", "0")
+	n.want(exitOK, []string{"max life           the realm's  renewable no\n", "DISALLOW_RENEWABLE"}, "principal", "show", "alice")
+	n.want(exitOK, nil, "principal", "set", "alice", "--max-renewable-life", "2d", "--max-life", "1h")
+	n.want(exitOK, []string{"max life           1 h  renewable 2 d\n", "attributes         REQUIRES_PRE_AUTH\n"}, "principal", "show", "alice")
+	n.want(exitOK, nil, "principal", "set", "alice", "--max-renewable-life", "unlimited", "--max-life", "unlimited")
+	n.want(exitOK, []string{"max life           the realm's  renewable the realm's\n", "attributes         REQUIRES_PRE_AUTH\n"}, "principal", "show", "alice")
+	n.want(exitUsage, []string{"unlimited"}, "principal", "set", "alice", "--max-life", "0")
 }
 
 func TestKadminInteractive(t *testing.T) {

@@ -105,7 +105,7 @@ func (k *kadmin) ktaddOne(ctx context.Context, a *ktArgs, text string) error {
 	var keys []*adminv1.ExtractedKey
 	if a.norandkey {
 		var r *adminv1.GetKeytabResponse
-		r, err = k.conn.keytabs().GetKeytab(ctx, &adminv1.GetKeytabRequest{Name: name, All: true})
+		r, err = k.conn.keytabs().GetKeytab(ctx, &adminv1.GetKeytabRequest{Name: name, All: true, Consistency: k.read})
 		canonical, keys = r.GetName(), r.GetKeys()
 	} else {
 		var r *adminv1.RotateKeytabResponse

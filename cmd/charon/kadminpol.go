@@ -95,7 +95,7 @@ func (k *kadmin) getPolicy(ctx context.Context, args []string) error {
 		return k.usage("get_policy [-terse] policy")
 	}
 	name := args[len(args)-1]
-	r, err := k.conn.policies().GetPolicy(ctx, &adminv1.GetPolicyRequest{Name: name})
+	r, err := k.conn.policies().GetPolicy(ctx, &adminv1.GetPolicyRequest{Name: name, Consistency: k.read})
 	if err != nil {
 		return k.fail("get_policy", err, "while retrieving policy \"%s\".", name)
 	}
@@ -111,7 +111,7 @@ func (k *kadmin) listPolicies(ctx context.Context, args []string) error {
 	if len(args) > 1 {
 		return k.usage("get_policies [expression]")
 	}
-	list, err := listPolicies(ctx, k.conn, strings.Join(args, ""), adminv1.Consistency_CONSISTENCY_LINEARIZABLE)
+	list, err := listPolicies(ctx, k.conn, strings.Join(args, ""), k.read)
 	if err != nil {
 		return k.fail("get_policies", err, "while retrieving list.")
 	}

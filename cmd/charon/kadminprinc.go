@@ -40,6 +40,7 @@ type princArgs struct {
 	update                         adminv1.UpdatePrincipalRequest
 	password                       *string
 	randkey, nokey, keepold, noPol bool
+	zeroRenew                      bool // a renewable life of zero: in MIT, none at all
 	keysalts                       []*adminv1.KeySalt
 }
 
@@ -51,6 +52,9 @@ func (k *kadmin) parsePrincArgs(args []string, allowed string) (*princArgs, erro
 		if i == len(args)-1 && opt != "" && opt[0] != '-' && opt[0] != '+' {
 			name, err := k.full(opt)
 			p.name = name
+			if p.zeroRenew {
+				notRenewable(&p.update)
+			}
 			return p, err
 		}
 		word := " " + opt + " "
@@ -104,6 +108,7 @@ func (k *kadmin) princOption(p *princArgs, opt, value string) (err error) {
 		p.update.MaxLife = life()
 	case "-maxrenewlife":
 		p.update.MaxRenewableLife = life()
+		p.zeroRenew = p.update.GetMaxRenewableLife() == 0 && !unbounded(value)
 	case "-kvno":
 		n, numErr := strconv.ParseUint(value, 10, 31)
 		if numErr != nil {
@@ -192,7 +197,7 @@ func (k *kadmin) tellPolicy(ctx context.Context, p *princArgs) {
 	if name == "" {
 		return
 	}
-	_, err := k.conn.policies().GetPolicy(ctx, &adminv1.GetPolicyRequest{Name: name})
+	_, err := k.conn.policies().GetPolicy(ctx, &adminv1.GetPolicyRequest{Name: name, Consistency: k.read})
 	missing := status.Code(err) == codes.NotFound
 	switch {
 	case err != nil && !missing:
@@ -323,7 +328,10 @@ func (k *kadmin) getPrincipal(ctx context.Context, args []string) error {
 	if err != nil {
 		return k.badArgs("get_principal", err, "")
 	}
-	r, err := k.conn.principals().GetPrincipal(ctx, &adminv1.GetPrincipalRequest{Name: name})
+	r, err := k.conn.principals().GetPrincipal(ctx, &adminv1.GetPrincipalRequest{Name: name, Consistency: k.read})
+	if err == nil {
+		err = k.effective(ctx, r.GetPrincipal())
+	}
 	if err != nil {
 		return k.fail("get_principal", err, "while retrieving \"%s\".", name)
 	}
@@ -331,6 +339,29 @@ func (k *kadmin) getPrincipal(ctx context.Context, args []string) error {
 		mitPrincipalTerse(k.out, r.GetPrincipal())
 	} else {
 		mitPrincipal(k.out, r.GetPrincipal())
+	}
+	return nil
+}
+
+// effective puts the realm's bounds where a principal has none of its own, as MIT's kadmin does when it makes one; and zero where there
+// are no renewable tickets.
+func (k *kadmin) effective(ctx context.Context, p *adminv1.Principal) error {
+	if p.GetMaxLife() != 0 && p.GetMaxRenewableLife() != 0 || p.GetMaxLife() != 0 && zeroRenewable(p) {
+		return nil
+	}
+	_, realm, err := krb5.ParsePrincipal(p.GetName(), k.realm)
+	if err != nil {
+		return err
+	}
+	r, err := k.conn.cluster().GetRealm(ctx, &adminv1.GetRealmRequest{Name: realm, Consistency: k.read})
+	if err != nil {
+		return err
+	}
+	if p.GetMaxRenewableLife() == 0 && !zeroRenewable(p) {
+		p.MaxRenewableLife = r.GetRealm().GetMaxRenewableLife()
+	}
+	if p.GetMaxLife() == 0 {
+		p.MaxLife = r.GetRealm().GetMaxLife()
 	}
 	return nil
 }
@@ -351,7 +382,7 @@ func (k *kadmin) listPrincipals(ctx context.Context, args []string) error {
 
 // names are the principals that a glob matches.
 func (k *kadmin) names(ctx context.Context, filter string) ([]string, error) {
-	list, _, err := listPrincipals(ctx, k.conn, &adminv1.ListPrincipalsRequest{Filter: filter, Realm: k.realm, NamesOnly: true}, 10_000_000)
+	list, _, err := listPrincipals(ctx, k.conn, &adminv1.ListPrincipalsRequest{Filter: filter, Realm: k.realm, NamesOnly: true, Consistency: k.read}, 10_000_000)
 	var out []string
 	for _, p := range list {
 		out = append(out, p.GetName())
@@ -406,7 +437,7 @@ func (k *kadmin) getStrings(ctx context.Context, args []string) error {
 	if err != nil {
 		return k.badArgs("get_strings", err, "")
 	}
-	r, err := k.conn.principals().GetPrincipal(ctx, &adminv1.GetPrincipalRequest{Name: name})
+	r, err := k.conn.principals().GetPrincipal(ctx, &adminv1.GetPrincipalRequest{Name: name, Consistency: k.read})
 	if err != nil {
 		return k.fail("get_strings", err, "while getting attributes for principal \"%s\"", name)
 	}
@@ -457,7 +488,7 @@ func (k *kadmin) getPrivileges(ctx context.Context, args []string) error {
 	if len(args) != 0 {
 		return k.usage("get_privs")
 	}
-	r, err := k.conn.roles().GetPrivileges(ctx, &adminv1.GetPrivilegesRequest{})
+	r, err := k.conn.roles().GetPrivileges(ctx, &adminv1.GetPrivilegesRequest{Consistency: k.read})
 	if err != nil {
 		return k.fail("get_privs", err, "while retrieving privileges")
 	}

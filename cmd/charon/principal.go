@@ -104,8 +104,8 @@ type principalFlags struct {
 func (p *principalFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringSliceVar(&p.attrs, "attr", nil, "attributes by MIT's names: +requires_preauth,-allow_tix ...")
-	f.StringVar(&p.maxLife, "max-life", "", "longest ticket, as 10h; unlimited: only the realm's bound")
-	f.StringVar(&p.maxRenew, "max-renewable-life", "", "longest renewable ticket, as 7d")
+	f.StringVar(&p.maxLife, "max-life", "", "longest ticket, as 10h; unlimited: the realm's bound alone")
+	f.StringVar(&p.maxRenew, "max-renewable-life", "", "longest renewable ticket, as 7d; 0: none (sets disallow_renewable); unlimited: the realm's bound alone")
 	f.StringVar(&p.expires, "expires", "", "when the principal ends: a date, +90 days, never")
 	f.StringVar(&p.pwExpires, "password-expires", "", "when the password ends: a date, +90 days, never")
 	f.StringVar(&p.policy, "policy", "", "password policy")
@@ -142,7 +142,25 @@ func (p *principalFlags) update(cmd *cobra.Command, now time.Time) (*adminv1.Upd
 	if out.SetAttributes, out.ClearAttributes, err = parseAttributes(p.attrs); err != nil {
 		return nil, usage(cmd, "--attr: %v", err)
 	}
+	if out.MaxLife != nil && out.GetMaxLife() == 0 && !unbounded(p.maxLife) {
+		return nil, usage(cmd, "--max-life 0 would be no ticket at all: for the realm's bound alone say unlimited, to give no tickets charon principal lock")
+	}
+	if out.MaxRenewableLife != nil && out.GetMaxRenewableLife() == 0 && !unbounded(p.maxRenew) {
+		notRenewable(out)
+	}
 	return out, nil
+}
+
+// notRenewable is a renewable life of zero. In a record zero leaves it to the realm, so it is the attribute that says no; the API takes
+// it back when a life is given.
+func notRenewable(u *adminv1.UpdatePrincipalRequest) {
+	u.SetAttributes |= uint32(kdb.DisallowRenewable)
+	u.ClearAttributes &^= uint32(kdb.DisallowRenewable)
+}
+
+// zeroRenewable tells that p is as notRenewable leaves it: the attribute, and no life of its own.
+func zeroRenewable(p *adminv1.Principal) bool {
+	return p.GetMaxRenewableLife() == 0 && kdb.Attributes(p.GetAttributes()).Has(kdb.DisallowRenewable)
 }
 
 // parseAttributes turns [+|-]names into bits to set and to clear.
@@ -291,7 +309,7 @@ func printPrincipal(w io.Writer, p *adminv1.Principal, wide bool) error {
 	}
 	line("policy", "%s", policy)
 	line("attributes", "%s", kdb.Attributes(p.GetAttributes()))
-	line("max life", "%s  renewable %s", span(p.GetMaxLife()), span(p.GetMaxRenewableLife()))
+	line("max life", "%s  renewable %s", ownLife(p.GetMaxLife()), renewableText(p))
 	line("expires", "%s", when(p.GetExpiration()))
 	line("password", "set %s  expires %s", when(p.GetLastPasswordChange()), when(p.GetPasswordExpiration()))
 	line("last login", "%s  last failure %s  failures %d", when(p.GetLastSuccess()), when(p.GetLastFailure()), p.GetFailures())
@@ -305,6 +323,21 @@ func printPrincipal(w io.Writer, p *adminv1.Principal, wide bool) error {
 		line("revision", "%d", p.GetRevision())
 	}
 	return nil
+}
+
+// ownLife is a principal's bound on tickets.
+func ownLife(seconds int64) string {
+	if seconds == 0 {
+		return "the realm's"
+	}
+	return span(seconds)
+}
+
+func renewableText(p *adminv1.Principal) string {
+	if kdb.Attributes(p.GetAttributes()).Has(kdb.DisallowRenewable) {
+		return "no"
+	}
+	return ownLife(p.GetMaxRenewableLife())
 }
 
 func keyLine(k *adminv1.KeyInfo) string {

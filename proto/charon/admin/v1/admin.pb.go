@@ -1147,23 +1147,25 @@ func (x *ListPrincipalsResponse) GetNextPageToken() string {
 }
 
 type UpdatePrincipalRequest struct {
-	state              protoimpl.MessageState `protogen:"open.v1"`
-	RequestId          []byte                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Name               string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	ExpectedRevision   uint64                 `protobuf:"varint,3,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
-	SetAttributes      uint32                 `protobuf:"varint,4,opt,name=set_attributes,json=setAttributes,proto3" json:"set_attributes,omitempty"`
-	ClearAttributes    uint32                 `protobuf:"varint,5,opt,name=clear_attributes,json=clearAttributes,proto3" json:"clear_attributes,omitempty"`
-	MaxLife            *int64                 `protobuf:"varint,6,opt,name=max_life,json=maxLife,proto3,oneof" json:"max_life,omitempty"`
-	MaxRenewableLife   *int64                 `protobuf:"varint,7,opt,name=max_renewable_life,json=maxRenewableLife,proto3,oneof" json:"max_renewable_life,omitempty"`
-	Expiration         *int64                 `protobuf:"varint,8,opt,name=expiration,proto3,oneof" json:"expiration,omitempty"`
-	PasswordExpiration *int64                 `protobuf:"varint,9,opt,name=password_expiration,json=passwordExpiration,proto3,oneof" json:"password_expiration,omitempty"`
-	Policy             *string                `protobuf:"bytes,10,opt,name=policy,proto3,oneof" json:"policy,omitempty"` // empty: no policy
-	Unlock             bool                   `protobuf:"varint,11,opt,name=unlock,proto3" json:"unlock,omitempty"`      // failures counted until now are void
-	SetStrings         map[string]string      `protobuf:"bytes,12,rep,name=set_strings,json=setStrings,proto3" json:"set_strings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	DeleteStrings      []string               `protobuf:"bytes,13,rep,name=delete_strings,json=deleteStrings,proto3" json:"delete_strings,omitempty"`
-	AddAliases         []string               `protobuf:"bytes,14,rep,name=add_aliases,json=addAliases,proto3" json:"add_aliases,omitempty"` // in the principal's realm; not krbtgt/ANYTHING
-	RemoveAliases      []string               `protobuf:"bytes,15,rep,name=remove_aliases,json=removeAliases,proto3" json:"remove_aliases,omitempty"`
-	Kvno               *uint32                `protobuf:"varint,16,opt,name=kvno,proto3,oneof" json:"kvno,omitempty"` // renumbers the current keys
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	RequestId        []byte                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name             string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	ExpectedRevision uint64                 `protobuf:"varint,3,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	SetAttributes    uint32                 `protobuf:"varint,4,opt,name=set_attributes,json=setAttributes,proto3" json:"set_attributes,omitempty"`
+	ClearAttributes  uint32                 `protobuf:"varint,5,opt,name=clear_attributes,json=clearAttributes,proto3" json:"clear_attributes,omitempty"`
+	MaxLife          *int64                 `protobuf:"varint,6,opt,name=max_life,json=maxLife,proto3,oneof" json:"max_life,omitempty"`
+	// 0 leaves it to the realm. Not renewable at all is 0 and DISALLOW_RENEWABLE, as clients send for MIT's zero: a life that follows on that
+	// takes the attribute away, too, unless the request speaks of it.
+	MaxRenewableLife   *int64            `protobuf:"varint,7,opt,name=max_renewable_life,json=maxRenewableLife,proto3,oneof" json:"max_renewable_life,omitempty"`
+	Expiration         *int64            `protobuf:"varint,8,opt,name=expiration,proto3,oneof" json:"expiration,omitempty"`
+	PasswordExpiration *int64            `protobuf:"varint,9,opt,name=password_expiration,json=passwordExpiration,proto3,oneof" json:"password_expiration,omitempty"`
+	Policy             *string           `protobuf:"bytes,10,opt,name=policy,proto3,oneof" json:"policy,omitempty"` // empty: no policy
+	Unlock             bool              `protobuf:"varint,11,opt,name=unlock,proto3" json:"unlock,omitempty"`      // failures counted until now are void
+	SetStrings         map[string]string `protobuf:"bytes,12,rep,name=set_strings,json=setStrings,proto3" json:"set_strings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	DeleteStrings      []string          `protobuf:"bytes,13,rep,name=delete_strings,json=deleteStrings,proto3" json:"delete_strings,omitempty"`
+	AddAliases         []string          `protobuf:"bytes,14,rep,name=add_aliases,json=addAliases,proto3" json:"add_aliases,omitempty"` // in the principal's realm; not krbtgt/ANYTHING
+	RemoveAliases      []string          `protobuf:"bytes,15,rep,name=remove_aliases,json=removeAliases,proto3" json:"remove_aliases,omitempty"`
+	Kvno               *uint32           `protobuf:"varint,16,opt,name=kvno,proto3,oneof" json:"kvno,omitempty"` // renumbers the current keys
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
