@@ -40,6 +40,8 @@ type Store interface {
 	RemoveNode(ctx context.Context, id peer.NodeID) error
 	TransferLeadership(ctx context.Context, name string) error
 	Status(ctx context.Context) raftstore.Status
+	// LastContact is the age of this node's last contact with a leader, or the time since its start.
+	LastContact() time.Duration
 }
 
 // Reader is the applied state of this node; *realm.DB is one. A record that is not there is realm.ErrNotFound. What it

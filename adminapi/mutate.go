@@ -196,7 +196,7 @@ func (s *Service) meta(res *statev1.Result) *adminv1.Meta {
 // readMeta of an answer to a read. It is taken before the read, so the answer is at least as new.
 func (s *Service) readMeta() *adminv1.Meta {
 	index, _ := s.Reader.Applied()
-	return &adminv1.Meta{Node: s.NodeName, Index: index}
+	return &adminv1.Meta{Node: s.NodeName, Index: index, ContactMs: s.Store.LastContact().Milliseconds()}
 }
 
 // atRevision is the condition that a record is still what was read, and what the caller expected.

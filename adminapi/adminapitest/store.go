@@ -29,9 +29,10 @@ const ReplayKey = "replay-key"
 type Store struct {
 	DB   *realm.DB
 	Ring *masterkey.Ring
-	// Removed are the nodes taken out; Nodes what Status answers.
+	// Removed are the nodes taken out; Nodes what Status answers; Contact what LastContact does.
 	Removed []peer.NodeID
 	Nodes   raftstore.Status
+	Contact time.Duration
 
 	now       func() time.Time
 	mu        sync.Mutex
@@ -185,3 +186,6 @@ func (s *Store) TransferLeadership(context.Context, string) error { return nil }
 
 // Status is Nodes.
 func (s *Store) Status(context.Context) raftstore.Status { return s.Nodes }
+
+// LastContact is Contact.
+func (s *Store) LastContact() time.Duration { return s.Contact }

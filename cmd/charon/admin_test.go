@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/charon-kdc/charon/kdc/krb5/keytab"
 	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
@@ -199,4 +200,30 @@ func TestClientConfigAndDNS(t *testing.T) {
 	if strings.Contains(b.String(), "0.0.0.0") || strings.Contains(b.String(), "n3") {
 		t.Errorf("a wildcard address is nowhere:\n%s", b.String())
 	}
+}
+
+// Every verb that reads can read one node's own state, without a leader, and says how old its contact with one is.
+func TestLocalReads(t *testing.T) {
+	n := newFakeNode(t)
+	n.want(exitOK, nil, "principal", "add", "alice", "--random")
+	n.want(exitOK, nil, "policy", "add", "p")
+	n.store.Depose()
+	n.store.Contact = 7 * time.Second
+	out := filepath.Join(t.TempDir(), "alice.keytab")
+	for _, args := range [][]string{
+		{"principal", "show", "alice"}, {"principal", "list"}, {"policy", "show", "p"}, {"policy", "list"}, {"keytab", "show", "alice"},
+		{"keytab", "get", "alice", "--out", out}, {"realm", "show"}, {"node", "list"}, {"role", "list"}, {"token", "list"}, {"client-config"}, {"dns-records"},
+		{"kadmin", "getprinc alice"}, {"kadmin", "listprincs"}, {"kadmin", "getpol p"}, {"kadmin", "listpols"}, {"kadmin", "getstrs alice"}, {"kadmin", "getprivs"},
+	} {
+		if args[0] == "kadmin" {
+			args = []string{"kadmin", "--local", "-q", args[1]}
+		} else {
+			args = append(args, "--local")
+		}
+		_, errOut, code := n.run(args...)
+		if code != exitOK || !strings.HasPrefix(errOut, "n1's own state, index ") || !strings.HasSuffix(errOut, "; it last heard from the leader 7s ago\n") {
+			t.Errorf("%v: exit %d, %q", args, code, errOut)
+		}
+	}
+	n.want(exitNotDone, nil, "kadmin", "-q", "getprinc alice")
 }

@@ -131,7 +131,11 @@ func withConnection(cmd *cobra.Command, f func(ctx context.Context, c *connectio
 	defer c.Close()
 	ctx, cancel := timeLimit(cmd)
 	defer cancel()
-	return f(ctx, c)
+	if err := f(ctx, c); err != nil {
+		return err
+	}
+	c.tellLocal(cmd)
+	return nil
 }
 
 // mutate makes one change: with one request id, repeated while its outcome is unknown, until the deadline. Once a try's outcome was

@@ -42,6 +42,8 @@ type connection struct {
 	addrs []string
 	conns []*grpc.ClientConn
 	at    int
+	// local is the meta of the last answer that a node gave from its own state.
+	local *adminv1.Meta
 }
 
 // connect prepares the connection that flags and environment describe. Nothing is dialled yet.
@@ -144,12 +146,30 @@ func (c *connection) Invoke(ctx context.Context, method string, req, resp any, o
 	for range c.conns {
 		err := c.conns[c.at].Invoke(ctx, method, req, resp, opts...)
 		if !neverSent(err) || ctx.Err() != nil {
+			c.note(req, resp, err)
 			return err
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", c.addrs[c.at], err))
 		c.at = (c.at + 1) % len(c.conns)
 	}
 	return &unreachableError{c.addrs, errors.Join(errs...)}
+}
+
+// note keeps what a LOCAL answer says of itself.
+func (c *connection) note(req, resp any, err error) {
+	q, ok := req.(interface{ GetConsistency() adminv1.Consistency })
+	a, has := resp.(interface{ GetMeta() *adminv1.Meta })
+	if err == nil && ok && has && q.GetConsistency() == adminv1.Consistency_CONSISTENCY_LOCAL {
+		c.local = a.GetMeta()
+	}
+}
+
+// tellLocal says on standard error whose own state was read, and how fresh it can be, if the user asked for a node's own state.
+func (c *connection) tellLocal(cmd *cobra.Command) {
+	if asked, _ := cmd.Flags().GetBool("local"); asked && c.local != nil {
+		age := time.Duration(c.local.GetContactMs()) * time.Millisecond
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s's own state, index %d; it last heard from the leader %v ago\n", c.local.GetNode(), c.local.GetIndex(), age)
+	}
 }
 
 // NewStream is of the interface of generated clients; the admin API has no streams.

@@ -158,7 +158,11 @@ func (k *kadmin) request(args []string) error {
 					return err
 				}
 			}
-			return r.run(k, ctx, args[1:])
+			if err := r.run(k, ctx, args[1:]); err != nil {
+				return err
+			}
+			k.conn.tellLocal(k.cmd)
+			return nil
 		}
 	}
 	fmt.Fprintf(k.errOut, "kadmin: Command not found %s\n", args[0])

@@ -130,12 +130,12 @@ func showKeytab(cmd *cobra.Command, name string, kvno uint32, written int, line 
 func keytabGet() *cobra.Command {
 	var out string
 	var kvno uint32
-	var all bool
+	var all, local bool
 	cmd := &cobra.Command{
 		Use: "get NAME", Short: "write a service's keys to a file, without changing them", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withConnection(cmd, func(ctx context.Context, c *connection) error {
-				r, err := c.keytabs().GetKeytab(ctx, &adminv1.GetKeytabRequest{Name: args[0], Kvno: kvno, All: all})
+				r, err := c.keytabs().GetKeytab(ctx, &adminv1.GetKeytabRequest{Name: args[0], Kvno: kvno, All: all, Consistency: consistency(local)})
 				if err != nil {
 					return err
 				}
@@ -152,6 +152,7 @@ func keytabGet() *cobra.Command {
 		},
 	}
 	outFlag(cmd, &out)
+	localFlag(cmd, &local)
 	cmd.Flags().Uint32Var(&kvno, "kvno", 0, "of this kvno; default: the current one")
 	cmd.Flags().BoolVar(&all, "all", false, "of every kvno")
 	cmd.MarkFlagsMutuallyExclusive("kvno", "all")

@@ -48,11 +48,12 @@ func tokenCreate() *cobra.Command {
 }
 
 func tokenList() *cobra.Command {
-	return &cobra.Command{
+	var local bool
+	cmd := &cobra.Command{
 		Use: "list [GLOB]", Short: "list join tokens by node name, without their secrets", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withConnection(cmd, func(ctx context.Context, c *connection) error {
-				r, err := c.cluster().ListTokens(ctx, &adminv1.ListTokensRequest{Filter: strings.Join(args, "")})
+				r, err := c.cluster().ListTokens(ctx, &adminv1.ListTokensRequest{Filter: strings.Join(args, ""), Consistency: consistency(local)})
 				if err != nil {
 					return err
 				}
@@ -70,6 +71,8 @@ func tokenList() *cobra.Command {
 			})
 		},
 	}
+	localFlag(cmd, &local)
+	return cmd
 }
 
 func tokenRevoke() *cobra.Command {

@@ -137,7 +137,8 @@ type Meta struct {
 	Revision uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // of the record written or read
 	Index    uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`       // the realm log index that the answer reflects
 	Replayed bool                   `protobuf:"varint,4,opt,name=replayed,proto3" json:"replayed,omitempty"` // the outcome of an earlier call with this request_id
-	// Of a LOCAL read: how long ago the node last heard from the leader, in ms. What it answered is at least as new.
+	// Of a read: how long ago the answering node last heard from the leader, in ms; without any contact, since it started. By it a LOCAL
+	// answer is judged.
 	ContactMs     int64 `protobuf:"varint,5,opt,name=contact_ms,json=contactMs,proto3" json:"contact_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
