@@ -61,26 +61,18 @@ func (d *doorkeeper) UseToken(ctx context.Context, id, usedBy []byte) error {
 	}
 }
 
+// Admit gives certificate and master key last: whoever holds them could use them from then on, so only a member may.
 func (d *doorkeeper) Admit(ctx context.Context, n *statev1.Node, pub crypto.PublicKey, hosts []string) (*join.Grant, error) {
+	n.JoinedAt = d.now().UnixMilli()
+	switch err := d.store.AddNode(ctx, n); {
+	case errors.Is(err, raftstore.ErrTaken):
+		return nil, &join.RefusedError{Why: err.Error()}
+	case err != nil:
+		return nil, &join.RetryError{Err: err}
+	}
 	nodes, err := d.store.DB().Nodes()
 	if err != nil {
 		return nil, err
-	}
-	again := false
-	for _, m := range nodes {
-		switch {
-		case bytes.Equal(m.GetId(), n.GetId()):
-			again = true
-		case m.GetName() == n.GetName():
-			return nil, &join.RefusedError{Why: fmt.Sprintf("there is a node %s; if it is lost for good: charon node remove %s", m.GetName(), m.GetName())}
-		case m.GetPeerAddress() == n.GetPeerAddress():
-			return nil, &join.RefusedError{Why: fmt.Sprintf("node %s has the peer address %s; if it is lost for good: charon node remove %s", m.GetName(), m.GetPeerAddress(), m.GetName())}
-		}
-	}
-	n.JoinedAt = d.now().UnixMilli()
-	// Before the certificate, which its holder could use from then on.
-	if err := d.store.AddNode(ctx, n); err != nil && !again {
-		return nil, &join.RetryError{Err: err}
 	}
 	return d.grant(n, pub, hosts, nodes)
 }

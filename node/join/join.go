@@ -90,10 +90,10 @@ type answer struct {
 	Refused  string `json:"refused,omitempty"`  // why not
 }
 
-// node is the request's record.
-func (r *Request) node(name string) *statev1.Node {
+// node is the request's record, bound to the joiner's key.
+func (r *Request) node(keyHash []byte) *statev1.Node {
 	return &statev1.Node{
-		Id: r.RealmID, ReplayId: r.ReplayID, Name: name, PeerAddress: r.PeerAddress, AdminAddress: r.AdminAddress,
+		Id: r.RealmID, ReplayId: r.ReplayID, Name: r.Name, KeyHash: keyHash, TokenId: r.TokenID, PeerAddress: r.PeerAddress, AdminAddress: r.AdminAddress,
 		KdcAddress: r.KDCAddress, HttpAddress: r.HTTPAddress, Version: r.Version, FeatureLevelMax: r.FeatureLevelMax,
 	}
 }

@@ -40,7 +40,8 @@ type Backend interface {
 	// UseToken binds the token to the joiner's key, committed. Again with the same key is fine. *RefusedError when another
 	// key used it or it has expired.
 	UseToken(ctx context.Context, id, usedBy []byte) error
-	// Admit makes the node a member (again is fine) and certifies its key. *RefusedError when its name or address is another's.
+	// Admit makes the node, whose record names key and token, a member (again is fine) and certifies its key. *RefusedError when
+	// anything of it is another node's.
 	Admit(ctx context.Context, n *statev1.Node, pub crypto.PublicKey, hosts []string) (*Grant, error)
 }
 
@@ -161,9 +162,10 @@ func (s *Server) admit(ctx context.Context, cs tls.ConnectionState, r *Request) 
 	if want := tok.GetNodeName(); want != "" && want != r.Name {
 		return nil, "", &RefusedError{Why: fmt.Sprintf("the token is for node %s, not %s", want, r.Name)}
 	}
-	if err := s.Backend.UseToken(ctx, r.TokenID, jointoken.UsedBy(csr.RawSubjectPublicKeyInfo)); err != nil {
+	key := jointoken.UsedBy(csr.RawSubjectPublicKeyInfo)
+	if err := s.Backend.UseToken(ctx, r.TokenID, key); err != nil {
 		return nil, "", err
 	}
-	g, err = s.Backend.Admit(ctx, r.node(r.Name), csr.PublicKey, r.Hosts)
+	g, err = s.Backend.Admit(ctx, r.node(key), csr.PublicKey, r.Hosts)
 	return g, "", err
 }
