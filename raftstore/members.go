@@ -95,7 +95,7 @@ func (m *members) others() []peer.NodeID {
 	return out
 }
 
-// refresh closes the connections of nodes that have left since the last call.
+// refresh closes the connections of nodes that are no members, and forgets how to reach those that have left since the last call.
 func (m *members) refresh() {
 	now := map[peer.NodeID]struct{}{}
 	for id := range m.all() {
@@ -110,8 +110,8 @@ func (m *members) refresh() {
 	}
 	m.known = now
 	m.mu.Unlock()
+	m.s.mux.Recheck()
 	for _, id := range gone {
-		m.s.mux.CloseNode(id)
 		m.s.fwd.Drop(id)
 	}
 }

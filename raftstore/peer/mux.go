@@ -14,8 +14,12 @@ import (
 
 const (
 	handshakeTimeout = 5 * time.Second
-	// handshakesMax bounds the connections that have not shown a certificate yet; more are closed at once.
-	handshakesMax = 256
+	// helloTimeout is how long a connection may say nothing.
+	helloTimeout = 2 * time.Second
+	// handshakesMax bounds the connections that have not shown a certificate yet, handshakesPerAddress those of one address; for
+	// more, the oldest are closed. A node opens about ten at once when it starts.
+	handshakesMax        = 256
+	handshakesPerAddress = 64
 	// backlog of accepted connections a service has not taken.
 	backlog = 64
 )
@@ -90,7 +94,7 @@ func (m *Mux) Listener(alpn string) net.Listener {
 // Serve accepts until Close.
 func (m *Mux) Serve() error {
 	cfg := m.id.ServerConfig(m.alpn)
-	slots := make(chan struct{}, handshakesMax)
+	slots := NewSlots(handshakesMax, handshakesPerAddress)
 	for {
 		c, err := m.ln.Accept()
 		if err != nil {
@@ -114,19 +118,14 @@ func (m *Mux) Serve() error {
 			}
 			continue
 		}
-		select {
-		case slots <- struct{}{}:
-		default:
+		slot := slots.Take(c.RemoteAddr(), func() { c.Close() })
+		if slot == nil || !m.track(c) {
 			c.Close()
 			continue
 		}
-		if !m.track(c) {
-			c.Close()
-			return nil
-		}
 		go func() {
 			defer m.wg.Done()
-			defer func() { <-slots }()
+			defer slot.Free()
 			m.handshake(c, cfg)
 		}()
 	}
@@ -146,8 +145,21 @@ func (m *Mux) track(c net.Conn) bool {
 	return true
 }
 
+// promptly is cfg for one connection, which is closed when its client says nothing for helloTimeout.
+func promptly(raw net.Conn, cfg *tls.Config) (one *tls.Config, stop func() bool) {
+	silent := time.AfterFunc(helloTimeout, func() { raw.Close() })
+	one = cfg.Clone()
+	one.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		silent.Stop()
+		return cfg.GetConfigForClient(h)
+	}
+	return one, silent.Stop
+}
+
 func (m *Mux) handshake(raw net.Conn, cfg *tls.Config) {
-	tc := tls.Server(raw, cfg)
+	one, stop := promptly(raw, cfg)
+	defer stop()
+	tc := tls.Server(raw, one)
 	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
 	defer cancel()
 	err := tc.HandshakeContext(ctx)
@@ -199,6 +211,11 @@ func (m *Mux) hand(q *listener, c *Conn) {
 		m.mu.Unlock()
 	}
 	m.mu.Unlock()
+	// Again, now that Recheck finds it: the node may have been removed since its certificate was looked at.
+	if !m.welcome(c) {
+		c.Close()
+		return
+	}
 	select {
 	case <-q.done:
 		c.Close()
@@ -212,7 +229,21 @@ func (m *Mux) hand(q *listener, c *Conn) {
 	}
 }
 
-// CloseNode closes every accepted connection of a node; called when it has left the cluster.
+// welcome tells whether an accepted connection is a current member's, or a joiner's.
+func (m *Mux) welcome(c *Conn) bool {
+	return c.Peer.IsZero() || m.id.Allowed == nil || m.id.Allowed(c.Peer)
+}
+
+// Recheck closes every accepted connection of a node that is no member now; called when the members have changed.
+func (m *Mux) Recheck() {
+	for _, c := range m.open(func(*Conn) bool { return true }) {
+		if !m.welcome(c) {
+			c.Close()
+		}
+	}
+}
+
+// CloseNode closes every accepted connection of a node.
 func (m *Mux) CloseNode(id NodeID) {
 	for _, c := range m.open(func(c *Conn) bool { return c.Peer == id && !id.IsZero() }) {
 		c.Close()
