@@ -227,3 +227,18 @@ func TestLocalReads(t *testing.T) {
 	}
 	n.want(exitNotDone, nil, "kadmin", "-q", "getprinc alice")
 }
+
+// What a shell and a packager ask for.
+func TestCompletionAndVersion(t *testing.T) {
+	n := newFakeNode(t)
+	for shell, part := range map[string]string{"bash": "complete -o default", "zsh": "#compdef charon", "fish": "complete -c charon"} {
+		n.want(exitOK, []string{part}, "completion", shell)
+	}
+	n.want(exitOK, []string{"completion ", "version "}, "--help")
+	n.want(exitOK, []string{"charon version " + version + "\n"}, "version")
+	n.want(exitOK, []string{"charon version " + version + "\n"}, "--version")
+	n.want(exitOK, []string{"keytab\tkeys of services"}, "__complete", "keyt")
+	for _, args := range [][]string{{"completion", "frob"}, {"version", "frob"}, {"completion", "bash", "frob"}, {"help", "frob"}} {
+		n.want(exitUsage, []string{"charon: ", "--help"}, args...)
+	}
+}

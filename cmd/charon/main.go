@@ -35,6 +35,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	cmd.SetIn(in)
 	cmd.SetOut(out)
 	cmd.SetErr(errOut)
+	addCompletion(cmd)
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
@@ -65,9 +66,6 @@ func root() *cobra.Command {
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		CompletionOptions: cobra.CompletionOptions{
-			HiddenDefaultCmd: true,
-		},
 	}
 	addConnectionFlags(cmd)
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, "%v", err) })
@@ -91,9 +89,47 @@ func root() *cobra.Command {
 		newKlistCommand(),
 		newKvnoCommand(),
 		newKdestroyCommand(),
+		newVersionCommand(),
 	)
+	cmd.SetHelpCommand(newHelpCommand())
+	cmd.InitDefaultHelpCmd()
 	strict(cmd)
 	return cmd
+}
+
+// addCompletion adds cobra's "completion", which keeps the writer that cmd has by then, under the same rules as the rest.
+func addCompletion(cmd *cobra.Command) {
+	cmd.InitDefaultCompletionCmd()
+	for _, c := range cmd.Commands() {
+		if c.Name() == "completion" {
+			strict(c)
+		}
+	}
+}
+
+// newHelpCommand is cobra's, but that a wrong topic is a usage error.
+func newHelpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "help about any command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			topic, rest, err := cmd.Root().Find(args)
+			if err != nil || topic == nil || topic == cmd.Root() && len(rest) > 0 {
+				return usage(cmd.Root(), "no help on %q", strings.Join(args, " "))
+			}
+			topic.InitDefaultHelpFlag()
+			return topic.Help()
+		},
+	}
+}
+
+func newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "print this program's version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "charon version "+version)
+			return err
+		},
+	}
 }
 
 // strict makes a noun without a verb show its help, and a wrong verb or number of arguments a usage error.
