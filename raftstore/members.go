@@ -25,12 +25,14 @@ type members struct {
 	known        map[peer.NodeID]struct{} // as of the last refresh
 }
 
-// configured is the latest realm configuration: from raft, or from the state before raft runs.
+// configured is the latest realm configuration, from raft, or from the state before raft runs; and the index of the one that is applied,
+// since the library does not tell the latest one's.
 func (s *Store) configured() ([]raft.Server, uint64) {
-	if s.started.Load() {
-		return s.realm.servers()
-	}
 	index, conf := s.db.Configuration()
+	if s.started.Load() {
+		servers, _ := s.realm.servers()
+		return servers, index
+	}
 	if len(conf) == 0 {
 		return nil, 0
 	}

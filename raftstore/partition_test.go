@@ -154,6 +154,9 @@ func TestLearnedMembers(t *testing.T) {
 	if m.allowed(stranger) {
 		t.Fatal("a stranger is a member")
 	}
+	if told := c.nodes[0].store.info(stranger).GetConfigurationIndex(); index == 0 || told != index {
+		t.Errorf("configuration at index %d, told as %d: nobody learns from it", index, told)
+	}
 	m.learn(index, map[peer.NodeID]string{stranger: "127.0.0.1:1"})
 	if m.allowed(stranger) {
 		t.Error("learned from a configuration that is no newer than ours")
