@@ -33,7 +33,9 @@ type memory struct {
 	tokens    map[string]*statev1.Token
 	nodes     map[string]*statev1.Node
 	order     []string
-	fail      int // so many Admits fail first
+	fail      int           // so many Admits fail first
+	admitting chan struct{} // if not nil, closed by Admit, which then waits for admit
+	admit     chan struct{}
 	released  int
 }
 
@@ -72,6 +74,10 @@ func (m *memory) Admit(_ context.Context, n *statev1.Node, pub crypto.PublicKey,
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.order = append(m.order, "admit")
+	if m.admitting != nil {
+		close(m.admitting)
+		<-m.admit
+	}
 	if m.fail > 0 {
 		m.fail--
 		return nil, errors.New("disk on fire")
@@ -260,6 +266,52 @@ func TestJoinFollowsToTheLeaderAndWaitsForOne(t *testing.T) {
 	j := joiner(t, m.token(t, start(t, f, m.authority), "", time.Hour), "kdc2")
 	if _, err := j.Join(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Connections that ask for nothing, more than there are places for, keep no joiner out.
+func TestStrangersDoNotCrowdOutAJoiner(t *testing.T) {
+	m := newMemory(t)
+	addr := start(t, m, m.authority)
+	for range 3 * joinsMax {
+		c, err := tls.Dial("tcp", addr, &tls.Config{NextProtos: []string{peer.ALPNJoin}, InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	j := joiner(t, m.token(t, addr, "kdc2", time.Hour), "kdc2")
+	j.Timeout = requestTimeout / 2 // before the strangers' time is up
+	if _, err := j.Join(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// Who has proved that it holds a token is not turned out for strangers while the cluster takes its time.
+func TestAJoinAtWorkIsNotCrowdedOut(t *testing.T) {
+	m := newMemory(t)
+	m.admitting, m.admit = make(chan struct{}), make(chan struct{})
+	addr := start(t, m, m.authority)
+	done := make(chan error, 1)
+	j := joiner(t, m.token(t, addr, "kdc2", time.Hour), "kdc2")
+	go func() {
+		_, err := j.Join(context.Background())
+		done <- err
+	}()
+	<-m.admitting
+	for range 3 * joinsMax {
+		c, err := tls.Dial("tcp", addr, &tls.Config{NextProtos: []string{peer.ALPNJoin}, InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	close(m.admit)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if fmt.Sprint(m.order) != "[use admit]" {
+		t.Errorf("order %v: the joiner had to come again", m.order)
 	}
 }
 

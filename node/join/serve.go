@@ -17,8 +17,14 @@ import (
 	"github.com/charon-kdc/charon/raftstore/peer"
 )
 
-// joinsMax bounds the exchanges at work; a stranger's further connections are closed.
-const joinsMax = 16
+const (
+	// joinsMax bounds the exchanges at work, joinsPerAddress those of one address. For more, the oldest that has not proved to hold a
+	// token is closed.
+	joinsMax        = 32
+	joinsPerAddress = 8
+	// requestTimeout is how long a joiner may take to say what it wants.
+	requestTimeout = 5 * time.Second
+)
 
 // RetryError says that a step could not be done now, and that nothing stands against doing it in a moment.
 type RetryError struct{ Err error }
@@ -56,7 +62,7 @@ type Server struct {
 // Serve answers on the peer port's join listener until it is closed, and waits for the exchanges at work.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	defer s.wg.Wait()
-	slots := make(chan struct{}, joinsMax)
+	slots := peer.NewSlots(joinsMax, joinsPerAddress)
 	for {
 		c, err := ln.Accept()
 		if err != nil {
@@ -70,26 +76,27 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			c.Close()
 			continue
 		}
-		select {
-		case slots <- struct{}{}:
-		default:
+		// Below TLS, whose own close waits for a peer that reads nothing.
+		slot := slots.Take(c.RemoteAddr(), func() { pc.NetConn().Close() })
+		if slot == nil {
 			c.Close()
 			continue
 		}
 		s.wg.Go(func() {
-			defer func() { <-slots }()
-			s.exchange(ctx, pc)
+			defer slot.Free()
+			s.exchange(ctx, pc, slot)
 		})
 	}
 }
 
-func (s *Server) exchange(ctx context.Context, c *peer.Conn) {
+func (s *Server) exchange(ctx context.Context, c *peer.Conn, slot *peer.Slot) {
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	if err := c.SetDeadline(time.Now().Add(exchangeTimeout)); err != nil {
+	now := time.Now()
+	if c.SetDeadline(now.Add(exchangeTimeout)) != nil || c.SetReadDeadline(now.Add(requestTimeout)) != nil {
 		return
 	}
 	r := new(Request)
@@ -97,7 +104,7 @@ func (s *Server) exchange(ctx context.Context, c *peer.Conn) {
 		s.Logger.Debug("join: reading the request", "peer", c.RemoteAddr(), "error", err)
 		return
 	}
-	ans := s.decide(ctx, c.ConnectionState(), r)
+	ans := s.decide(ctx, c.ConnectionState(), r, slot)
 	s.log(c.RemoteAddr(), r, ans)
 	if err := writeMessage(c, ans); err != nil {
 		s.Logger.Warn("join: answering", "peer", c.RemoteAddr(), "error", err)
@@ -116,8 +123,8 @@ func (s *Server) log(from net.Addr, r *Request, a *answer) {
 	}
 }
 
-func (s *Server) decide(ctx context.Context, cs tls.ConnectionState, r *Request) *answer {
-	g, redirect, err := s.admit(ctx, cs, r)
+func (s *Server) decide(ctx context.Context, cs tls.ConnectionState, r *Request, slot *peer.Slot) *answer {
+	g, redirect, err := s.admit(ctx, cs, r, slot)
 	switch {
 	case err == nil && g != nil:
 		return &answer{Grant: g}
@@ -136,7 +143,7 @@ func (s *Server) decide(ctx context.Context, cs tls.ConnectionState, r *Request)
 }
 
 // admit is the order that matters: proof, name, commit of the token's use, membership; the grant with the master key is last.
-func (s *Server) admit(ctx context.Context, cs tls.ConnectionState, r *Request) (g *Grant, redirect string, err error) {
+func (s *Server) admit(ctx context.Context, cs tls.ConnectionState, r *Request, slot *peer.Slot) (g *Grant, redirect string, err error) {
 	if err := r.check(); err != nil {
 		return nil, "", &RefusedError{Why: err.Error()}
 	}
@@ -158,6 +165,9 @@ func (s *Server) admit(ctx context.Context, cs tls.ConnectionState, r *Request) 
 	// An unknown token and a wrong secret get one answer.
 	if tok == nil || jointoken.Verify(tok, jointoken.Proof{Public: r.Public, Signature: r.Signature}, exporter, csr.RawSubjectPublicKeyInfo) != nil {
 		return nil, "", &RefusedError{Why: "the token is not known here: it was revoked, or is another cluster's"}
+	}
+	if !slot.Keep() {
+		return nil, "", &RetryError{Err: errors.New("too many ask to join")}
 	}
 	if want := tok.GetNodeName(); want != "" && want != r.Name {
 		return nil, "", &RefusedError{Why: fmt.Sprintf("the token is for node %s, not %s", want, r.Name)}
