@@ -25,7 +25,7 @@ func event(client string) *kdc.Event {
 		Time: testTime, Type: "TGS", Status: "ISSUE", Client: client, Server: "HTTP/web1@EXAMPLE.COM",
 		Peer: netip.MustParseAddrPort("10.1.2.3:51022"), Transport: "tcp", ETypes: []kcrypto.EType{20, 18},
 		SessionEType: 20, TicketEType: 18, ReplyEType: 20, TicketID: "90c1000000000000", FromTicketID: "5f2a000000000000",
-		Replay: "fresh", ReplayWait: 2 * time.Millisecond, Duration: 3 * time.Millisecond, Failures: 2,
+		Replay: "fresh", ReplayWait: 2 * time.Millisecond, Duration: 3 * time.Millisecond, Failures: 2, FailuresMax: 5,
 	}
 }
 
@@ -48,7 +48,7 @@ func TestLineHoldsTheRequest(t *testing.T) {
 		"time": "2026-11-02T03:14:12.345Z", "node": "kdc1", "type": "TGS", "status": "ISSUE", "client": "alice@EXAMPLE.COM",
 		"server": "HTTP/web1@EXAMPLE.COM", "peer": "10.1.2.3:51022", "transport": "tcp", "etypes": []any{20.0, 18.0},
 		"session_etype": 20.0, "ticket_etype": 18.0, "reply_etype": 20.0, "ticket": "90c1000000000000", "from_ticket": "5f2a000000000000",
-		"replay": "fresh", "replay_wait_us": 2000.0, "duration_us": 3000.0, "failures": 2.0,
+		"replay": "fresh", "replay_wait_us": 2000.0, "duration_us": 3000.0, "failures": 2.0, "failures_max": 5.0,
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got  %v\nwant %v", got, want)

@@ -98,6 +98,7 @@ func appendRequest(dst []byte, node string, e *kdc.Event) []byte {
 	o.num("reply_etype", int64(e.ReplyEType))
 	o.str("preauth", e.PreAuth)
 	o.num("failures", int64(e.Failures))
+	o.num("failures_max", int64(e.FailuresMax))
 	o.str("ticket", e.TicketID)
 	o.str("from_ticket", e.FromTicketID)
 	o.time("auth_time", e.AuthTime)
