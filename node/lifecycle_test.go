@@ -345,13 +345,36 @@ func TestThreeNodesJoinDrainAndRemove(t *testing.T) {
 		_, err := adminv1.NewClusterClient(leader.dial()).RemoveNode(t.Context(), &adminv1.RemoveNodeRequest{RequestId: requestID(), Name: name, Force: true})
 		return err
 	})
-	within(t, 30*time.Second, "the removed node to stop serving", func() error {
-		code, body, err := victim.get("/readyz")
-		if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(body, "removed")) {
+	victim.waitRemoved()
+	// Nor does it serve for long when it is started again, by its state of long ago.
+	victim.cancel()
+	if err := <-victim.done; err != nil {
+		t.Fatal(err)
+	}
+	victim.done <- nil
+	runNode(t, victim.c).waitRemoved()
+}
+
+// waitRemoved waits until the node says that it was removed, and answers neither clients nor administrators: it has every key.
+func (n *testNode) waitRemoved() {
+	n.t.Helper()
+	within(n.t, 30*time.Second, "the removed node to stop serving", func() error {
+		code, body, err := n.get("/readyz")
+		if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(body, "was removed")) {
 			err = fmt.Errorf("%d %s", code, body)
 		}
 		return err
 	})
+	for network, addr := range map[string]string{"unix": n.c.SocketPath(), "tcp": n.c.Admin.Address} {
+		within(n.t, 10*time.Second, "the admin door to close", func() error {
+			c, err := net.Dial(network, addr)
+			if err != nil {
+				return nil
+			}
+			defer c.Close()
+			return fmt.Errorf("%s answers", addr)
+		})
+	}
 }
 
 // A node that was away when it was removed finds out from the others, who refuse its certificate.
@@ -376,13 +399,7 @@ func TestNodeRemovedWhileAwayStopsServing(t *testing.T) {
 	})
 	n1.waitVoters(2)
 	n3 = runNode(t, n3.c)
-	within(t, 30*time.Second, "the removed node to stop serving", func() error {
-		code, body, err := n3.get("/readyz")
-		if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(body, "removed")) {
-			err = fmt.Errorf("%d %s", code, body)
-		}
-		return err
-	})
+	n3.waitRemoved()
 	if code, body, err := n1.get("/readyz"); err != nil || code != http.StatusOK {
 		t.Errorf("kdc1: %d %s %v", code, body, err)
 	}

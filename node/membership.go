@@ -21,8 +21,8 @@ const (
 	knockLimit      = time.Second
 )
 
-// watchMembership stops serving when this node was removed. Mostly the node sees its own record go; one that was away then
-// asks the others, who refuse its certificate.
+// watchMembership stops serving when this node was removed. Mostly the node sees its own record go; one that was away then, or that
+// is started again afterwards, asks the others, who refuse its certificate.
 func (s *server) watchMembership(ctx context.Context) {
 	changed := make(chan struct{}, 1)
 	s.store.DB().Subscribe(func(changes []realm.Change) {
@@ -52,7 +52,7 @@ func (s *server) watchMembership(ctx context.Context) {
 		was = was || is
 		if _, ok := s.store.Leader(); ok {
 			alone = time.Now()
-		} else if was && time.Since(alone) > aloneFor && s.refusedByOthers(ctx) {
+		} else if time.Since(alone) > aloneFor && s.refusedByOthers(ctx) {
 			s.leave()
 			return
 		}
@@ -65,35 +65,37 @@ func (s *server) recorded() bool {
 	return err == nil
 }
 
-// leave stops answering clients; the process stays, so that its state and log can be looked at.
+// leave stops answering clients and administrators, to whom this node could still give keys that are none of its business; the process stays,
+// with its health page and its log.
 func (s *server) leave() {
 	s.gone.Do(func() {
 		s.log.Error("removed: no more requests are answered", "reason", errRemoved)
 		close(s.removed)
 		s.health.note(errRemoved)
 		notify("STATUS=removed from the cluster")
-		ctx, cancel := context.WithTimeout(context.Background(), inWorkBudget)
-		defer cancel()
-		if err := s.kdc.Shutdown(ctx); err != nil {
-			s.log.Info("requests in work were dropped", "reason", err)
-		}
+		s.api.SetServing(false)
+		s.stopAnswering()
 	})
 }
 
-// refusedByOthers asks every other node of the state and tells whether more than half of all refuse this node's certificate.
+// refusedByOthers asks every other node of the state and tells whether more than half of them refuse this node's certificate.
 // One that refuses has a configuration without this node; a partition makes nobody refuse.
 func (s *server) refusedByOthers(ctx context.Context) bool {
 	nodes, err := s.store.DB().Nodes()
 	if err != nil {
 		return false
 	}
-	refused := 0
+	others, refused := 0, 0
 	for _, n := range nodes {
-		if peer.NodeID(n.GetId()) != s.store.Self().ID && s.refusedBy(ctx, n.GetPeerAddress(), peer.NodeID(n.GetId())) {
+		if peer.NodeID(n.GetId()) == s.store.Self().ID {
+			continue
+		}
+		others++
+		if s.refusedBy(ctx, n.GetPeerAddress(), peer.NodeID(n.GetId())) {
 			refused++
 		}
 	}
-	return 2*refused > len(nodes)-1
+	return 2*refused > others
 }
 
 func (s *server) refusedBy(ctx context.Context, addr string, id peer.NodeID) bool {

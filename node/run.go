@@ -374,13 +374,16 @@ func (s *server) drain(atOnce bool) {
 	if !atOnce && s.c.Drain.Notice.Duration > 0 {
 		time.Sleep(s.c.Drain.Notice.Duration)
 	}
-	if s.store.IsLeader() {
-		ctx, cancel := context.WithTimeout(context.Background(), transferBudget)
-		if err := s.store.TransferLeadership(ctx, ""); err != nil {
-			s.log.Info("leadership was not handed over", "reason", err)
-		}
-		cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), transferBudget)
+	if err := s.store.HandOver(ctx); err != nil {
+		s.log.Info("leadership was not handed over", "reason", err)
 	}
+	cancel()
+	s.stopAnswering()
+}
+
+// stopAnswering ends port 88 and the admin API for good, after the requests in work or their budget.
+func (s *server) stopAnswering() {
 	ctx, cancel := context.WithTimeout(context.Background(), inWorkBudget)
 	defer cancel()
 	var wg sync.WaitGroup
