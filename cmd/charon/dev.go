@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -226,21 +225,16 @@ func loadDev(dir string) (*devRealm, error) {
 	return d, nil
 }
 
-// stop ends every node that runs, also one that a test has started again under another process id.
+// stop ends every node that runs, also one that a test has started again under another process id, and returns when their processes are
+// gone: a node lets go of its directory a little before its end, and takes it a little after its start.
 func (d *devRealm) stop(ctx context.Context) error {
+	var running []process
 	var errs []error
 	for i := range d.Nodes {
-		n := &d.Nodes[i]
-		if pid, running := node.RunningPID(n.Dir); running {
-			if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
-				errs = append(errs, fmt.Errorf("stopping %s: %w", n.Name, err))
-			}
-		}
+		found, err := d.Nodes[i].processes()
+		running, errs = append(running, found...), append(errs, err)
 	}
-	for i := range d.Nodes {
-		errs = append(errs, awaitEnd(ctx, &d.Nodes[i]))
-	}
-	return errors.Join(errs...)
+	return errors.Join(errors.Join(errs...), endAll(ctx, running, endLimit))
 }
 
 // keepLogs shows the last lines of the nodes' logs when a realm does not come up.

@@ -25,8 +25,11 @@ import (
 
 // The test binary is charon when a node's process is started from it.
 func init() {
-	if os.Getenv("CHARON_TEST_MAIN") == "1" {
+	switch os.Getenv("CHARON_TEST_MAIN") {
+	case "1":
 		main()
+	case "slow", "stubborn":
+		pretend(os.Getenv("CHARON_TEST_MAIN") == "slow")
 	}
 }
 
