@@ -23,6 +23,9 @@ type principals struct {
 	// names of principals by id, for attempts, which come by id.
 	names  *cache[named]
 	realms *cache[*kdb.Realm]
+	// How records are read: from the applied state.
+	find      func(realm string, name []string) (*statev1.Principal, error)
+	findRealm func(name string) (*statev1.Realm, error)
 }
 
 type named struct {
@@ -36,6 +39,7 @@ func newPrincipals(s *Store) *principals {
 		cache:  newCache[*kdb.Principal](s.cfg.CacheSize),
 		names:  newCache[named](s.cfg.CacheSize),
 		realms: newCache[*kdb.Realm](1024),
+		find:   s.db.GetPrincipal, findRealm: s.db.Realm,
 	}
 	s.db.Subscribe(p.changed)
 	return p
@@ -94,9 +98,10 @@ func (p *principals) Realm(name string) (*kdb.Realm, error) {
 	if ok {
 		return v, nil
 	}
-	r, err := p.s.db.Realm(name)
+	fresh := p.Fresh()
+	r, err := p.findRealm(name)
 	if err != nil {
-		return nil, p.missing(err)
+		return nil, missing(err, fresh)
 	}
 	v = decodeRealm(r)
 	p.realms.put(key, gen, v)
@@ -122,12 +127,13 @@ func decodeRealm(r *statev1.Realm) *kdb.Realm {
 	return v
 }
 
-// missing is ErrNotFound only while this node is fresh: else it may just not know yet.
-func (p *principals) missing(err error) error {
+// missing is ErrNotFound only if this node was fresh before it read: else it may just not have known yet. Asked afterwards, a node
+// that caught up meanwhile would vouch for what it had read before.
+func missing(err error, fresh bool) error {
 	switch {
 	case !errors.Is(err, realm.ErrNotFound):
 		return fmt.Errorf("%w: %w", kdb.ErrStale, err)
-	case p.Fresh():
+	case fresh:
 		return kdb.ErrNotFound
 	default:
 		return kdb.ErrStale
@@ -148,9 +154,10 @@ func (p *principals) Principal(realmName string, name krb5.PrincipalName) (*kdb.
 	if ok {
 		return v, nil
 	}
-	rec, err := p.s.db.GetPrincipal(realmName, name.NameString)
+	fresh := p.Fresh()
+	rec, err := p.find(realmName, name.NameString)
 	if err != nil {
-		return nil, p.missing(err)
+		return nil, missing(err, fresh)
 	}
 	v, err = p.decode(rec)
 	if err != nil {
