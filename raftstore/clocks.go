@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -86,8 +87,10 @@ func (s *Store) realmStamp() int64  { return max(s.clocks.stamp(), s.db.Now()) }
 // since the replay cache remembers no longer. A larger one goes to the leader with the next frame and counts when it is applied here.
 func (s *Store) ClockSkew() time.Duration { return min(s.cfg.ClockSkew, s.state.Skew()) }
 
-// wholeSeconds, rounded up.
-func wholeSeconds(d time.Duration) uint32 { return uint32((d + time.Second - 1) / time.Second) }
+// wholeSeconds, rounded up, within what the formats hold.
+func wholeSeconds(d time.Duration) uint32 {
+	return uint32(min(max(0, (d+time.Second-1)/time.Second), math.MaxUint32))
+}
 
 func lowerMedian(sorted []int64) int64 { return sorted[(len(sorted)-1)/2] }
 

@@ -18,26 +18,18 @@ import (
 
 // principals is the kdb.Store: decoded records with their keys opened, kept until an applied entry changes their name.
 type principals struct {
-	s     *Store
-	cache *cache[*kdb.Principal]
-	// names of principals by id, for attempts, which come by id.
-	names  *cache[named]
+	s      *Store
+	cache  *cache[*kdb.Principal]
 	realms *cache[*kdb.Realm]
 	// How records are read: from the applied state.
 	find      func(realm string, name []string) (*statev1.Principal, error)
 	findRealm func(name string) (*statev1.Realm, error)
 }
 
-type named struct {
-	realm string
-	name  krb5.PrincipalName
-}
-
 func newPrincipals(s *Store) *principals {
 	p := &principals{
 		s:      s,
 		cache:  newCache[*kdb.Principal](s.cfg.CacheSize),
-		names:  newCache[named](s.cfg.CacheSize),
 		realms: newCache[*kdb.Realm](1024),
 		find:   s.db.GetPrincipal, findRealm: s.db.Realm,
 	}
@@ -164,19 +156,7 @@ func (p *principals) Principal(realmName string, name krb5.PrincipalName) (*kdb.
 		return nil, fmt.Errorf("%w: %w", kdb.ErrStale, err)
 	}
 	p.cache.put(key, gen, v)
-	_, gen, _ = p.names.get(v.ID[:])
-	p.names.put(v.ID[:], gen, named{v.Realm, v.Name})
 	return v, nil
-}
-
-// byID finds a principal that was looked up by name not long ago.
-func (p *principals) byID(id kdb.ID) (*kdb.Principal, bool) {
-	n, _, ok := p.names.get(id[:])
-	if !ok {
-		return nil, false
-	}
-	v, err := p.Principal(n.realm, n.name)
-	return v, err == nil && v.ID == id
 }
 
 func (p *principals) decode(rec *statev1.Principal) (*kdb.Principal, error) {

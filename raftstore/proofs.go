@@ -121,14 +121,11 @@ func (p *proofs) Attempt(a kdb.Attempt) kdb.Pending {
 		return refused{err}
 	}
 	p.seen.check(pr)
-	it := item{Attempt: replay.Attempt{Proof: pr, Principal: a.Client, Failed: a.Failed}, attempt: true}
-	if who, ok := p.s.kdb.byID(a.Client); ok {
-		if who.Policy != nil {
-			it.Window = uint32(who.Policy.FailureWindow / time.Second)
-		}
-		if !who.UnlockedAt.IsZero() {
-			it.UnlockedAt = who.UnlockedAt.UnixMilli()
-		}
+	it := item{attempt: true, Attempt: replay.Attempt{
+		Proof: pr, Principal: a.Client, Failed: a.Failed, Window: wholeSeconds(a.FailureWindow),
+	}}
+	if !a.UnlockedAt.IsZero() {
+		it.UnlockedAt = a.UnlockedAt.UnixMilli()
 	}
 	if !a.Failed {
 		act := p.s.state.Activity(a.Client)
