@@ -267,11 +267,19 @@ func (n *testNode) cut() {
 
 func (n *testNode) heal() { n.off.Store(false) }
 
-func (n *testNode) start(b *Bootstrap) {
+func (n *testNode) start(b *Bootstrap) { n.c.t.Helper(); n.run(b, nil) }
+
+// startWith starts a member after change.
+func (n *testNode) startWith(change func(s *Store)) { n.c.t.Helper(); n.run(nil, change) }
+
+func (n *testNode) run(b *Bootstrap, change func(s *Store)) {
 	n.c.t.Helper()
 	s, err := Open(n.config(b))
 	if err != nil {
 		n.c.t.Fatalf("%s: %v", n.name, err)
+	}
+	if change != nil {
+		change(s)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

@@ -38,8 +38,10 @@ type committer struct {
 // job is a frame and who wants its answer. answer must not block.
 type job struct {
 	f      *frame
-	answer func(ok bool, verdicts []kdb.Verdict)
+	answer func(a *frameAnswer)
 }
+
+func (j *job) refuse() { j.answer(&frameAnswer{id: j.f.id}) }
 
 func newCommitter(s *Store) *committer {
 	return &committer{s: s, wake: make(chan struct{}, 1)}
@@ -60,7 +62,7 @@ func (c *committer) submit(j *job) {
 		return
 	}
 	c.mu.Unlock()
-	j.answer(active, nil)
+	j.answer(&frameAnswer{id: j.f.id, ok: active})
 }
 
 // lead commits until ctx ends, then sends away what is left.
@@ -74,7 +76,7 @@ func (c *committer) lead(ctx context.Context) {
 		c.queue, c.active = nil, false
 		c.mu.Unlock()
 		for _, j := range left {
-			j.answer(false, nil)
+			j.refuse()
 		}
 	}()
 	base := c.s.cfg.Timing.CommitGap
@@ -144,13 +146,13 @@ func (c *committer) commit(ctx context.Context, jobs []*job) int {
 			}
 		}
 	}
-	verdicts, err := c.replicate(ctx, proofs, attempts)
+	verdicts, index, err := c.replicate(ctx, proofs, attempts)
 	if err == nil && len(verdicts) != len(proofs)+len(attempts) {
 		err = errors.New("verdicts do not match the entry")
 	}
 	if err != nil {
 		for _, j := range jobs {
-			j.answer(false, nil)
+			j.refuse()
 		}
 		pause(ctx, 5*time.Millisecond)
 		return 0
@@ -166,7 +168,7 @@ func (c *committer) commit(ctx context.Context, jobs []*job) int {
 			out[i] = kdb.Verdict(verdicts[*at])
 			*at++
 		}
-		j.answer(true, out)
+		j.answer(&frameAnswer{id: j.f.id, ok: true, index: index, verdicts: out})
 	}
 	return len(verdicts)
 }
@@ -182,37 +184,38 @@ func (c *committer) raiseSkew(ctx context.Context) {
 	}
 	data, err := replay.EncodeSkew(c.s.replayStamp(), want)
 	if err == nil {
-		_, err = c.apply(ctx, data)
+		_, _, err = c.apply(ctx, data)
 	}
 	if err != nil && ctx.Err() == nil {
 		c.s.cfg.Logger.Warn("raising the clock skew", "to", want, "err", err)
 	}
 }
 
-func (c *committer) replicate(ctx context.Context, proofs []replay.Proof, attempts []replay.Attempt) ([]replay.Verdict, error) {
+func (c *committer) replicate(ctx context.Context, proofs []replay.Proof, attempts []replay.Attempt) ([]replay.Verdict, uint64, error) {
 	data, err := replay.EncodeBatch(c.s.replayStamp(), proofs, attempts)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	return c.apply(ctx, data)
 }
 
-func (c *committer) apply(ctx context.Context, data []byte) ([]replay.Verdict, error) {
+// apply also returns the entry's index.
+func (c *committer) apply(ctx context.Context, data []byte) ([]replay.Verdict, uint64, error) {
 	begun := time.Now()
 	f, err := c.s.replay.apply(ctx, data)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if observe := c.s.cfg.Observe.Commit; observe != nil {
 		observe(replayGroup, time.Since(begun))
 	}
 	switch v := f.Response().(type) {
 	case []replay.Verdict:
-		return v, nil
+		return v, f.Index(), nil
 	case error:
-		return nil, v
+		return nil, 0, v
 	default:
-		return nil, errors.New("replay state gave no verdicts")
+		return nil, 0, errors.New("replay state gave no verdicts")
 	}
 }
 
@@ -275,7 +278,7 @@ func (c *committer) stream(ctx context.Context, conn net.Conn) {
 			return
 		}
 		// A slot is free again only once its answer is written, so this send never blocks.
-		c.submit(&job{f, func(ok bool, v []kdb.Verdict) { answers <- &frameAnswer{f.id, ok, v} }})
+		c.submit(&job{f, func(a *frameAnswer) { answers <- a }})
 	}
 }
 

@@ -21,10 +21,10 @@ import (
 // Leader to node, one answer a frame, in any order:
 //
 //	u32 length of what follows
-//	u64 frame id, u8 status (0: verdicts follow; 1: not the leader), u32 n, n verdict bytes
+//	u64 frame id, u8 status (0: verdicts follow; 1: not the leader), u64 index of the entry (0: none was needed), u32 n, n verdict bytes
 const (
 	frameHeader  = 8 + 8 + 4 + 1 + 4
-	answerHeader = 8 + 1 + 4
+	answerHeader = 8 + 1 + 8 + 4
 	proofSize    = 1 + 16 + 8 + 8
 	attemptSize  = proofSize + 16 + 1 + 4 + 8
 	// frameItems bounds a frame: four of the largest fill an entry.
@@ -175,6 +175,7 @@ func decodeItem(b []byte, it *item) (rest []byte, ok bool) {
 type frameAnswer struct {
 	id       uint64
 	ok       bool
+	index    uint64
 	verdicts []kdb.Verdict
 }
 
@@ -186,6 +187,7 @@ func appendAnswer(b []byte, a *frameAnswer) []byte {
 	} else {
 		b = append(b, statusNotLeader)
 	}
+	b = binary.LittleEndian.AppendUint64(b, a.index)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(a.verdicts)))
 	for _, v := range a.verdicts {
 		b = append(b, byte(v))
@@ -197,8 +199,8 @@ func decodeAnswer(b []byte) (*frameAnswer, error) {
 	if len(b) < answerHeader {
 		return nil, errFrame
 	}
-	a := &frameAnswer{id: binary.LittleEndian.Uint64(b), ok: b[8] == statusOK}
-	n := binary.LittleEndian.Uint32(b[9:])
+	a := &frameAnswer{id: binary.LittleEndian.Uint64(b), ok: b[8] == statusOK, index: binary.LittleEndian.Uint64(b[9:])}
+	n := binary.LittleEndian.Uint32(b[17:])
 	b = b[answerHeader:]
 	if n > math.MaxInt32 || len(b) != int(n) {
 		return nil, errFrame

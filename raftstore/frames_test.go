@@ -48,7 +48,7 @@ func TestFrames(t *testing.T) {
 
 func TestAnswers(t *testing.T) {
 	for _, a := range []*frameAnswer{
-		{id: 3, ok: true, verdicts: []kdb.Verdict{kdb.Fresh, kdb.Stale, kdb.Same, kdb.Repeat}},
+		{id: 3, ok: true, index: 1 << 40, verdicts: []kdb.Verdict{kdb.Fresh, kdb.Stale, kdb.Same, kdb.Repeat}},
 		{id: 4, verdicts: []kdb.Verdict{}},
 	} {
 		body, err := readBlock(bytes.NewReader(appendAnswer(nil, a)), answerMax)

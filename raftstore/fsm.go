@@ -105,9 +105,10 @@ func (liveSnapshot) Release()                             {}
 type replayFSM struct {
 	state     *replay.State
 	fatal     func(error)
-	applied   *watermark
+	applied   *watermark // of the entries that change state: others do not come here
 	installed func()
-	snapshots string // directory of the file snapshots
+	dir       string // of the file snapshots
+	snapshots raft.SnapshotStore
 	started   atomic.Bool
 	dead      atomic.Bool
 }
@@ -128,13 +129,21 @@ func (f *replayFSM) Apply(l *raft.Log) any {
 }
 
 func (f *replayFSM) Snapshot() (raft.FSMSnapshot, error) {
-	return &replaySnapshot{f.state.Snapshot(), f.snapshots}, nil
+	return &replaySnapshot{f.state.Snapshot(), f.dir}, nil
 }
 
 func (f *replayFSM) Restore(r io.ReadCloser) error {
 	defer r.Close()
 	if err := f.state.Restore(r); err != nil {
 		return fmt.Errorf("restoring the replay state: %w", err)
+	}
+	// The snapshot does not say its index. It is the newest: nothing makes another before it is restored.
+	list, err := f.snapshots.List()
+	if err != nil {
+		return fmt.Errorf("restoring the replay state: %w", err)
+	}
+	if len(list) > 0 {
+		f.applied.advance(list[0].Index)
 	}
 	if f.started.Load() {
 		f.installed()

@@ -160,10 +160,10 @@ func (p *proofs) dead() bool {
 }
 
 // answered takes one answer; false ends the session.
-func (p *proofs) answered(id uint64, ok bool, verdicts []kdb.Verdict) bool {
+func (p *proofs) answered(a *frameAnswer) bool {
 	p.mu.Lock()
 	i := 0
-	for i < len(p.flight) && p.flight[i].id != id {
+	for i < len(p.flight) && p.flight[i].id != a.id {
 		i++
 	}
 	if i == len(p.flight) {
@@ -171,7 +171,7 @@ func (p *proofs) answered(id uint64, ok bool, verdicts []kdb.Verdict) bool {
 		return true // given up in the meantime
 	}
 	f := p.flight[i]
-	if !ok || len(verdicts) != len(f.pending) {
+	if !a.ok || len(a.verdicts) != len(f.pending) {
 		p.mu.Unlock()
 		return false
 	}
@@ -179,11 +179,14 @@ func (p *proofs) answered(id uint64, ok bool, verdicts []kdb.Verdict) bool {
 	p.waiting -= len(f.pending)
 	if f.probe || len(f.pending) > 0 {
 		p.setState(stateReady)
+		if p.joinedAt == 0 {
+			p.joinedAt = a.index
+		}
 	}
 	p.mu.Unlock()
 	observe := p.s.cfg.Observe.ReplayWait
 	for i, w := range f.pending {
-		w.v = verdicts[i]
+		w.v = a.verdicts[i]
 		if observe != nil {
 			observe(time.Since(w.at))
 		}
@@ -284,8 +287,8 @@ type localLink struct {
 }
 
 func (l *localLink) send(f *frame) error {
-	l.p.s.commit.submit(&job{f, func(ok bool, v []kdb.Verdict) {
-		if !l.p.answered(f.id, ok, v) {
+	l.p.s.commit.submit(&job{f, func(a *frameAnswer) {
+		if !l.p.answered(a) {
 			l.broken()
 		}
 	}})
@@ -318,7 +321,7 @@ func (l *remoteLink) read(p *proofs) {
 			return
 		}
 		a, err := decodeAnswer(b)
-		if err != nil || !p.answered(a.id, a.ok, a.verdicts) {
+		if err != nil || !p.answered(a) {
 			return
 		}
 	}

@@ -58,7 +58,9 @@ type proofs struct {
 	up      bool      // a stream to the leader stands
 	upAt    time.Time // when it last did, while it does not
 	spokeAt time.Time // when a frame was last sent
-	wake    chan struct{}
+	// joinedAt is the first entry that a leader committed for this process; 0: none yet.
+	joinedAt uint64
+	wake     chan struct{}
 }
 
 // pending is one submitted proof. It implements kdb.Pending.
@@ -182,6 +184,13 @@ func (p *proofs) stateName() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return stateNames[p.state]
+}
+
+// caughtUp tells whether this node's replay state holds everything that was committed before a leader first answered it.
+func (p *proofs) caughtUp() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.joinedAt > 0 && p.s.counted.get() >= p.joinedAt
 }
 
 // setState is called with mu held.

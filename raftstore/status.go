@@ -164,6 +164,9 @@ func (s *Store) Ready() (as, tgs bool, reason string) {
 	if st := s.proofs.stateName(); st != stateNames[stateReady] {
 		return true, false, "replay cache: " + st
 	}
+	if !s.proofs.caughtUp() {
+		return true, false, "replay cache: catching up"
+	}
 	return true, true, ""
 }
 

@@ -46,6 +46,7 @@ type Store struct {
 	fwd     *forward.Forward
 	realm   *group
 	replay  *group
+	caching *replayFSM
 	members *members
 	clocks  *clocks
 	lease   *lease
@@ -168,7 +169,8 @@ func (s *Store) openReplay() error {
 	}
 	s.state = replay.New()
 	s.counted = newWatermark(0)
-	g.fsm = &replayFSM{state: s.state, fatal: s.fatal, applied: s.counted, installed: g.log.NoteInstall, snapshots: g.dir}
+	s.caching = &replayFSM{state: s.state, fatal: s.fatal, applied: s.counted, installed: g.log.NoteInstall, dir: g.dir, snapshots: g.snaps}
+	g.fsm = s.caching
 	return nil
 }
 
@@ -211,7 +213,7 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.replay.start(peer.ALPNReplay, bootstrap); err != nil {
 		return err
 	}
-	s.replay.fsm.(*replayFSM).started.Store(true)
+	s.caching.started.Store(true)
 	s.started.Store(true)
 	s.membershipChanged()
 	for _, loop := range []func(context.Context){
