@@ -29,12 +29,12 @@ func (s *Server) as(ctx context.Context, q *request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	was := f.client
+	client, server := f.client, f.server
 	p, err := s.proveAS(ctx, q, f)
 	if err != nil {
 		return nil, err
 	}
-	if f.client != was { // the wait for the newest password has brought a newer client
+	if f.client != client || f.server != server { // the wait has brought newer ones
 		if g, err = checkAS(f); err != nil {
 			return nil, err
 		}
@@ -63,24 +63,37 @@ func (s *Server) gatherAS(q *request) (*asFacts, error) {
 	if f.realm, err = s.cfg.Store.Realm(b.Realm); err != nil {
 		return nil, notFound(err, krb5.ErrCPrincipalUnknown, "REALM_UNKNOWN")
 	}
-	if err = s.readClient(f); err != nil { // before the server, as MIT does: of two unknown names the client's is told
+	if err := s.readAS(f); err != nil {
 		return nil, err
-	}
-	if f.server, err = s.cfg.Store.Principal(b.Realm, *b.SName); err != nil {
-		return nil, notFound(err, krb5.ErrSPrincipalUnknown, "SERVER_NOT_FOUND")
 	}
 	return f, nil
 }
 
-// readClient reads the client and what is known of its failures, afresh.
-func (s *Server) readClient(f *asFacts) error {
-	client, err := s.cfg.Store.Principal(f.body.Realm, *f.body.CName)
+// readAS reads client and server, and what is known of the client's failures, afresh. The client comes first, as with MIT: of two unknown names
+// the client's is told.
+func (s *Server) readAS(f *asFacts) error {
+	client, fresh, err := s.lookUp(f.body.Realm, *f.body.CName)
 	if err != nil {
 		return notFound(err, krb5.ErrCPrincipalUnknown, "CLIENT_NOT_FOUND")
 	}
-	f.client = client
+	server, _, err := s.lookUp(f.body.Realm, *f.body.SName)
+	if err != nil {
+		return notFound(err, krb5.ErrSPrincipalUnknown, "SERVER_NOT_FOUND")
+	}
+	f.client, f.server, f.fresh = client, server, fresh
 	f.activity = s.cfg.Proofs.Activity(client.ID)
 	return nil
+}
+
+// lookUp reads a principal. fresh tells whether the node was fresh before it looked, so that what it found, or found missing, is the newest there is;
+// one that became fresh while it looked does not know: kdb.ErrStale instead of kdb.ErrNotFound.
+func (s *Server) lookUp(realm string, name krb5.PrincipalName) (p *kdb.Principal, fresh bool, err error) {
+	fresh = s.fresh()
+	p, err = s.cfg.Store.Principal(realm, name)
+	if !fresh && errors.Is(err, kdb.ErrNotFound) {
+		err = kdb.ErrStale
+	}
+	return p, fresh, err
 }
 
 // notFound makes a refusal of kdb.ErrNotFound, and leaves every other error as it is.

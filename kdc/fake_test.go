@@ -3,6 +3,7 @@ package kdc
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -29,6 +30,7 @@ type fakeStore struct {
 	principals map[string]*kdb.Principal // by text with realm; aliases point to the same one
 	stale      bool                      // Fresh is false, and what is not there may be elsewhere
 	made       int
+	after      func(name string) // called after each look-up of a principal, when it has its answer
 }
 
 func (s *fakeStore) Realm(name string) (*kdb.Realm, error) {
@@ -41,15 +43,23 @@ func (s *fakeStore) Realm(name string) (*kdb.Realm, error) {
 }
 
 func (s *fakeStore) Principal(realm string, name krb5.PrincipalName) (*kdb.Principal, error) {
+	p, after, err := s.find(realm, name)
+	if after != nil {
+		after(name.String())
+	}
+	if errors.Is(err, kdb.ErrNotFound) && !s.Fresh() {
+		err = kdb.ErrStale
+	}
+	return p, err
+}
+
+func (s *fakeStore) find(realm string, name krb5.PrincipalName) (*kdb.Principal, func(string), error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p, ok := s.principals[krb5.FormatPrincipal(name, realm)]; ok {
-		return p, nil
+		return p, s.after, nil
 	}
-	if s.stale {
-		return nil, kdb.ErrStale
-	}
-	return nil, kdb.ErrNotFound
+	return nil, s.after, kdb.ErrNotFound
 }
 
 func (s *fakeStore) Fresh() bool {
@@ -110,6 +120,7 @@ type fakeProofs struct {
 	now      func() time.Time
 	answer   func() (kdb.Verdict, error) // overrides verdicts
 	hold     chan struct{}               // not nil: Wait waits for it to be closed
+	later    []kdb.Attempt               // failures that count when hold is closed by release
 	attempts []kdb.Attempt
 	submits  int
 }
@@ -164,6 +175,26 @@ func (f *fakeProofs) Attempt(a kdb.Attempt) kdb.Pending {
 	if v.v != kdb.Fresh {
 		return v
 	}
+	if a.Failed && f.hold != nil { // it counts when its verdict is there
+		f.later = append(f.later, a)
+		return v
+	}
+	f.count(a)
+	return v
+}
+
+// release gives the held verdicts, and holds none from now on.
+func (f *fakeProofs) release() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, a := range f.later {
+		f.count(a)
+	}
+	close(f.hold)
+	f.hold, f.later = nil, nil
+}
+
+func (f *fakeProofs) count(a kdb.Attempt) {
 	act, now := f.activity[a.Client], f.now()
 	if a.Failed {
 		if !act.LastFailure.After(a.UnlockedAt) || a.FailureWindow > 0 && now.Sub(act.LastFailure) > a.FailureWindow {
@@ -175,7 +206,6 @@ func (f *fakeProofs) Attempt(a kdb.Attempt) kdb.Pending {
 		act.Failures, act.LastSuccess = 0, now
 	}
 	f.activity[a.Client] = act
-	return v
 }
 
 func (f *fakeProofs) SeenHere(p kdb.Proof) bool {

@@ -67,7 +67,7 @@ func (s *Server) openHeaderTicket(q *request, h *tgsHeader) error {
 	if !local && !(tgs && to == q.msg.ReqBody.Realm) {
 		return badHeader(krb5.ErrNotUs)
 	}
-	server, err := s.cfg.Store.Principal(t.Realm, t.SName)
+	server, fresh, err := s.lookUp(t.Realm, t.SName)
 	if err != nil {
 		return notFound(err, krb5.ErrNoKey, statusHeader)
 	}
@@ -76,7 +76,7 @@ func (s *Server) openHeaderTicket(q *request, h *tgsHeader) error {
 	}
 	h.server = server
 	h.tgt = tgs && to == q.msg.ReqBody.Realm
-	if h.part, err = s.openTicket(server, t, q.now); err != nil {
+	if h.part, err = openTicket(server, fresh, t, q.now); err != nil {
 		return err
 	}
 	h.foreign, err = s.isForeign(q, t.Realm)
@@ -101,8 +101,8 @@ func (s *Server) isForeign(q *request, realm string) (bool, error) {
 // keysTriedMax bounds the keys that are tried for a ticket without kvno.
 const keysTriedMax = 4
 
-// openTicket opens a ticket under one of p's keys. A TGS opens staged keys as well: another node may have made them active a moment before this one.
-func (s *Server) openTicket(p *kdb.Principal, t *krb5.Ticket, now time.Time) (*krb5.EncTicketPart, error) {
+// openTicket opens a ticket under one of p's keys; fresh tells that p is the newest there is. A TGS opens staged keys as well: another node may have made them active a moment before this one.
+func openTicket(p *kdb.Principal, fresh bool, t *krb5.Ticket, now time.Time) (*krb5.EncTicketPart, error) {
 	ed := &t.EncPart
 	tried, ofKVNO := 0, false
 	for i := range p.Keys {
@@ -128,7 +128,7 @@ func (s *Server) openTicket(p *kdb.Principal, t *krb5.Ticket, now time.Time) (*k
 		return nil, badHeader(krb5.ErrBadIntegrity)
 	case ofKVNO:
 		return nil, badHeader(krb5.ErrNoKey)
-	case !s.cfg.Store.Fresh():
+	case !fresh:
 		return nil, kdb.ErrStale // a key that this node has yet to hear of
 	}
 	return nil, badHeader(krb5.ErrBadKeyVer)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/charon-kdc/charon/kdc/kdb"
@@ -48,6 +49,9 @@ type Config struct {
 	// AcceptIDLess accepts a ticket of a local client that carries no principal id, by name: for as long as TGTs from before an import
 	// are alive. The zero value refuses it (KDC_ERR_TGT_REVOKED, status PRINCIPAL_ID_MISSING).
 	AcceptIDLess bool
+	// Nodes is how many nodes the cluster has. It bounds how many failed proofs of one client may be under way on each of them while none is
+	// counted. It must not block. Nil: 3.
+	Nodes func() int
 }
 
 // Request is one message as a transport took it in.
@@ -99,12 +103,14 @@ type Event struct {
 	Dropped bool
 }
 
-// Server answers requests. It is safe for concurrent use and shares nothing between requests but the lookaside cache and, for
-// clients that can be locked out, one lock a client.
+// Server answers requests. It is safe for concurrent use and shares nothing between requests but the lookaside cache, what it
+// knows of the node's freshness and, for clients that can be locked out, the tries that are not counted yet.
 type Server struct {
 	cfg       Config
 	lookaside *lookaside
 	guesses   *guesses
+	// staleSince is when the node was first seen to be no longer fresh; nil while it is.
+	staleSince atomic.Pointer[time.Time]
 }
 
 // New makes a Server. It panics when a required field of c is missing, or ClockSkew is out of range: those are the caller's errors, found at start.
@@ -121,5 +127,5 @@ func New(c Config) *Server {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: c, lookaside: newLookaside(), guesses: newGuesses()}
+	return &Server{cfg: c, lookaside: newLookaside(), guesses: newGuesses(c.Nodes, c.Now)}
 }

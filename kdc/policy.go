@@ -20,6 +20,7 @@ type asFacts struct {
 	realm          *kdb.Realm
 	client, server *kdb.Principal
 	activity       kdb.Activity
+	fresh          bool // the node was, before it read client and server
 	now            time.Time
 	skew           time.Duration
 }

@@ -59,28 +59,95 @@ func withMethodData(f *asFacts, e *krb5.Error) error {
 	return e
 }
 
-// proveAS verifies the one proof a request is allowed. It waits where the answer to a wrong one has to: until it is counted, and
-// until this node is sure that it knows the newest password.
+// errAgain asks for the proof to be looked at again: the client it was held against is no longer the newest.
+var errAgain = errors.New("the client has changed")
+
+// proveAS verifies the one proof a request is allowed. One that holds is answered at once; one that does not waits where it has to: until
+// this node is sure that it knows the newest password, and until the failure is counted.
 func (s *Server) proveAS(ctx context.Context, q *request, f *asFacts) (proved, error) {
 	m, pa := findProof(q.msg.PAData)
 	if m == nil {
 		return proved{}, nil
 	}
-	if canLockOut(f.client) {
-		leave, err := s.guesses.enter(ctx, f.client.ID)
-		if err != nil {
+	for again := false; ; again = true {
+		p, err := s.try(ctx, q, f, m, pa, again)
+		if !errors.Is(err, errAgain) {
+			return p, err
+		}
+	}
+}
+
+// try looks at the proof once, in the client's turn, and leaves the turn where it would wait for freshness.
+func (s *Server) try(ctx context.Context, q *request, f *asFacts, m preauth.Mechanism, pa krb5.PAData, again bool) (proved, error) {
+	id := f.client.ID
+	t, err := s.takeTurn(ctx, f)
+	if err != nil {
+		if again && canLockOut(f.client) {
+			s.guesses.lost(id)
+		}
+		return proved{}, err
+	}
+	end := t.leave
+	defer func() { end() }()
+	if t != nil || again {
+		// What was read before the wait may be old: whoever was before us may have been the last allowed, the password may be another.
+		if err := s.readAS(f); err != nil {
 			return proved{}, err
 		}
-		defer leave()
-		f.activity = s.cfg.Proofs.Activity(f.client.ID) // whoever was before us may have been the last allowed
 		if err := checkASRules(f); err != nil {
 			return proved{}, err
 		}
+		if f.client.ID != id || t == nil && canLockOut(f.client) {
+			return proved{}, errAgain // this is not the turn for it
+		}
 	}
-	proof, err := s.verify(ctx, f, m, pa)
-	if err != nil {
-		return proved{}, s.wrong(ctx, q, f, proof, err)
+	proof, err := m.Verify(&preauth.Exchange{Client: f.client, Now: f.now, Skew: f.skew}, pa)
+	if err == nil {
+		return s.proven(q, f, m, proof)
 	}
+	e, ok := errors.AsType[*krb5.Error](err)
+	switch {
+	case !ok:
+		return proved{}, err
+	case !f.fresh && e.Code != krb5.ErrSkew: // wrong, as far as this node knows
+		if proof.Seen != nil {
+			t.hold()
+			end = func() { t.heldOver(true) }
+		} else {
+			t.leave()
+			end = func() {}
+		}
+		if err := s.waitFresh(ctx); err != nil {
+			return proved{}, err
+		}
+		if proof.Seen != nil {
+			end = func() { t.heldOver(false) }
+		}
+		return proved{}, errAgain
+	case proof.Seen != nil:
+		end = t.lose
+		if err := s.count(ctx, q, f, proof); err != nil {
+			return proved{}, err
+		}
+		end = t.done
+	}
+	if e.Code == krb5.ErrPreauthFailed {
+		return proved{}, withMethodData(f, &krb5.Error{Code: e.Code, Status: e.Status, Err: e.Err})
+	}
+	return proved{}, e
+}
+
+func (s *Server) takeTurn(ctx context.Context, f *asFacts) (*turn, error) {
+	if !canLockOut(f.client) {
+		return nil, nil
+	}
+	return s.guesses.enter(ctx, f.client.ID, func() int {
+		return triesLeft(f.client, s.cfg.Proofs.Activity(f.client.ID), f.now)
+	})
+}
+
+// proven is a proof that holds, unless it is a copy.
+func (s *Server) proven(q *request, f *asFacts, m preauth.Mechanism, proof preauth.Proof) (proved, error) {
 	q.proven, q.ev.PreAuth = true, m.Name()
 	p := kdb.Proof{Ciphertext: proof.Seen, Request: q.Data, Time: proof.Time}
 	if s.cfg.Proofs.SeenHere(p) {
@@ -91,33 +158,34 @@ func (s *Server) proveAS(ctx context.Context, q *request, f *asFacts) (proved, e
 	return proved{by: m, hardware: proof.Hardware}, nil
 }
 
-// verify tries the proof; when it is wrong while this node may not know the newest password, it waits for the node to be sure and tries again.
-func (s *Server) verify(ctx context.Context, f *asFacts, m preauth.Mechanism, pa krb5.PAData) (preauth.Proof, error) {
-	for {
-		fresh := s.cfg.Store.Fresh() // before the keys are looked at: what was fresh then is what was tried
-		proof, err := m.Verify(&preauth.Exchange{Client: f.client, Now: f.now, Skew: f.skew}, pa)
-		if e, ok := errors.AsType[*krb5.Error](err); fresh || err == nil || ok && e.Code == krb5.ErrSkew {
-			return proof, err
+// fresh tells whether this node surely knows all that was acknowledged before, and remembers since when it does not. What is read after it was
+// true is the newest there is; what was read before may not be.
+func (s *Server) fresh() bool {
+	if s.cfg.Store.Fresh() {
+		if s.staleSince.Load() != nil {
+			s.staleSince.Store(nil)
 		}
-		if err := s.waitFresh(ctx); err != nil {
-			return preauth.Proof{}, err
-		}
-		if err := s.readClient(f); err != nil {
-			return preauth.Proof{}, err
-		}
-		if err := checkASRules(f); err != nil {
-			return preauth.Proof{}, err
-		}
+		return true
 	}
+	now := s.cfg.Now()
+	s.staleSince.CompareAndSwap(nil, &now)
+	return false
 }
 
-// waitFresh holds a reply until the node's lease on its freshness is back.
+// waitFresh holds a reply until the node's lease on its freshness is back: freshHoldMax from when it was lost, not from when the request came.
 func (s *Server) waitFresh(ctx context.Context) error {
-	cutOff := time.NewTimer(freshHoldMax)
+	left := freshHoldMax
+	if since := s.staleSince.Load(); since != nil {
+		left -= s.cfg.Now().Sub(*since)
+	}
+	cutOff := time.NewTimer(left)
 	defer cutOff.Stop()
 	poll := time.NewTicker(freshPoll)
 	defer poll.Stop()
-	for !s.cfg.Store.Fresh() {
+	for !s.fresh() {
+		if left <= 0 {
+			return kdb.ErrStale
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -129,26 +197,17 @@ func (s *Server) waitFresh(ctx context.Context) error {
 	return nil
 }
 
-// wrong counts a wrong guess before anyone hears of it, and words the refusal.
-func (s *Server) wrong(ctx context.Context, q *request, f *asFacts, proof preauth.Proof, cause error) error {
-	e, ok := errors.AsType[*krb5.Error](cause)
-	if !ok {
-		return cause
+// count counts a wrong guess before anyone hears of it.
+func (s *Server) count(ctx context.Context, q *request, f *asFacts, proof preauth.Proof) error {
+	a := attempt(f, kdb.Proof{Ciphertext: proof.Seen, Request: q.Data, Time: f.now}, true)
+	if _, err := s.cfg.Proofs.Attempt(a).Wait(ctx); err != nil {
+		return err
 	}
-	if proof.Seen != nil {
-		a := attempt(f, kdb.Proof{Ciphertext: proof.Seen, Request: q.Data, Time: f.now}, true)
-		if _, err := s.cfg.Proofs.Attempt(a).Wait(ctx); err != nil {
-			return err
-		}
-		q.ev.Failures = s.cfg.Proofs.Activity(f.client.ID).Failures
-		if f.client.Policy != nil {
-			q.ev.FailuresMax = f.client.Policy.MaxFailures
-		}
+	q.ev.Failures = s.cfg.Proofs.Activity(f.client.ID).Failures
+	if f.client.Policy != nil {
+		q.ev.FailuresMax = f.client.Policy.MaxFailures
 	}
-	if e.Code == krb5.ErrPreauthFailed {
-		return withMethodData(f, &krb5.Error{Code: e.Code, Status: e.Status, Err: e.Err})
-	}
-	return e
+	return nil
 }
 
 func attempt(f *asFacts, p kdb.Proof, failed bool) kdb.Attempt {

@@ -98,7 +98,7 @@ func (s *Server) gatherTGS(q *request, h *tgsHeader) (*tgsFacts, error) {
 	default:
 		return nil, refused(krb5.ErrSPrincipalUnknown, "NULL_SERVER")
 	}
-	if f.server, err = s.cfg.Store.Principal(b.Realm, *sname); err != nil {
+	if f.server, _, err = s.lookUp(b.Realm, *sname); err != nil {
 		return nil, notFound(err, krb5.ErrSPrincipalUnknown, "LOOKING_UP_SERVER")
 	}
 	f.sname = *sname
@@ -117,7 +117,7 @@ func (s *Server) clientOf(q *request, t *krb5.EncTicketPart, foreignTicket bool)
 	case foreignTicket:
 		return nil, refused(krb5.ErrPolicy, "FOREIGN_TGT_LOCAL_CLIENT")
 	}
-	p, err := s.cfg.Store.Principal(t.CRealm, t.CName)
+	p, _, err := s.lookUp(t.CRealm, t.CName)
 	if err != nil {
 		return nil, notFound(err, krb5.ErrCPrincipalUnknown, "CLIENT_NOT_FOUND")
 	}
@@ -139,11 +139,11 @@ func (s *Server) gatherSecond(q *request, f *tgsFacts) error {
 	if to, tgs := t.SName.IsTGS(); !tgs || to != f.body.Realm || t.Realm != f.body.Realm {
 		return refused(krb5.ErrPolicy, "2ND_TKT_NOT_TGS")
 	}
-	tgs, err := s.cfg.Store.Principal(t.Realm, t.SName)
+	tgs, fresh, err := s.lookUp(t.Realm, t.SName)
 	if err != nil {
 		return notFound(err, krb5.ErrNoKey, "2ND_TKT_SERVER")
 	}
-	if f.second, err = s.openTicket(tgs, t, q.now); err != nil {
+	if f.second, err = openTicket(tgs, fresh, t, q.now); err != nil {
 		return restatus(err, "2ND_TKT_DECRYPT")
 	}
 	if f.secondClient, err = s.clientOf(q, f.second, false); err != nil {
