@@ -108,7 +108,7 @@ type replayFSM struct {
 	applied   *watermark // of the entries that change state: others do not come here
 	installed func()
 	dir       string // of the file snapshots
-	snapshots raft.SnapshotStore
+	snapshots *receivedSnapshots
 	started   atomic.Bool
 	dead      atomic.Bool
 }
@@ -146,6 +146,10 @@ func (f *replayFSM) Restore(r io.ReadCloser) error {
 		f.applied.advance(list[0].Index)
 	}
 	if f.started.Load() {
+		// The library drops the whole log next, whatever the log had.
+		if err := f.snapshots.received(f.applied.get()); err != nil {
+			return err
+		}
 		f.installed()
 	}
 	return nil

@@ -2,11 +2,9 @@ package raftstore
 
 import (
 	"crypto/rand"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -133,29 +131,6 @@ func loadJoinPeers(dir string) (map[peer.NodeID]string, error) {
 	}
 	return out, nil
 }
-
-// The boot counter's file: 8 bytes, and their CRC-32C.
-func readBoot(dir string) (uint64, error) {
-	b, err := os.ReadFile(filepath.Join(dir, bootFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, fmt.Errorf("reading boot counter: %w", err)
-	}
-	if len(b) != 12 || crc32.Checksum(b[:8], castagnoli) != binary.LittleEndian.Uint32(b[8:]) {
-		return 0, fmt.Errorf("%w: %s: boot counter is corrupt", ErrBroken, dir)
-	}
-	return binary.LittleEndian.Uint64(b), nil
-}
-
-func writeBoot(dir string, n uint64) error {
-	b := binary.LittleEndian.AppendUint64(nil, n)
-	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
-	return writeFile(filepath.Join(dir, bootFile), b)
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // writeFile is durable and atomic, mode 0600.
 func writeFile(path string, b []byte) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -146,7 +147,7 @@ func (s *Store) checkBoot(ctx context.Context) error {
 		}
 	}
 	s.boot++
-	if err := writeBoot(s.cfg.Dir, s.boot); err != nil {
+	if err := writeCount(filepath.Join(s.cfg.Dir, bootFile), s.boot); err != nil {
 		return fmt.Errorf("counting this start: %w", err)
 	}
 	return nil

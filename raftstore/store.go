@@ -89,8 +89,8 @@ func (s *Store) open() error {
 	}
 	s.cfg.Self.Id, s.cfg.Self.ReplayId = s.id[:], s.replayID[:]
 	s.cfg.Self.FeatureLevelMax = realm.FeatureLevelMax
-	if s.boot, err = readBoot(s.cfg.Dir); err != nil {
-		return err
+	if s.boot, err = readCount(filepath.Join(s.cfg.Dir, bootFile)); err != nil {
+		return fmt.Errorf("reading the count of starts: %w", err)
 	}
 	if err := s.openRealm(); err != nil {
 		return err
@@ -156,20 +156,24 @@ func (s *Store) openReplay() error {
 	if err != nil {
 		return err
 	}
-	g.snaps = snaps
+	received := &receivedSnapshots{snaps, g.log, g.dir}
+	g.snaps = received
 	list, err := snaps.List()
 	if err != nil {
 		return err
 	}
 	if len(list) > 0 {
-		// Snapshots of this group do not say where they came from. One that a leader sent is newer than the log.
-		if err := g.checkLog(list[0].Index, list[0].Term, list[0].Index); err != nil {
+		sent, err := readCount(filepath.Join(g.dir, installFile))
+		if err != nil {
+			return fmt.Errorf("reading which snapshot was sent: %w", err)
+		}
+		if err := g.checkLog(list[0].Index, list[0].Term, sent); err != nil {
 			return err
 		}
 	}
 	s.state = replay.New()
 	s.counted = newWatermark(0)
-	s.caching = &replayFSM{state: s.state, fatal: s.fatal, applied: s.counted, installed: g.log.NoteInstall, dir: g.dir, snapshots: g.snaps}
+	s.caching = &replayFSM{state: s.state, fatal: s.fatal, applied: s.counted, installed: g.log.NoteInstall, dir: g.dir, snapshots: received}
 	g.fsm = s.caching
 	return nil
 }
