@@ -143,6 +143,7 @@ func (s *Server) exchange(ctx context.Context, q *request, t krb5.MsgType) ([]by
 	b := &msg.ReqBody
 	q.names = names{realm: b.Realm, sname: b.SName}
 	q.ev.ETypes = append(q.ev.ETypes, b.EType[:min(len(b.EType), requestedETypesMax)]...)
+	b.EType = distinctETypes(b.EType) // RawBody stays as it came
 	if b.SName != nil {
 		q.ev.Server = s.text(*b.SName, b.Realm)
 	}

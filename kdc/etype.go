@@ -23,6 +23,34 @@ func permitted(realm *kdb.Realm, e kcrypto.EType) bool {
 	return false
 }
 
+// distinctETypes are the enctypes of a request that mean something here, each where it stands first: what a request lists over and over costs
+// its reading and no more. Camellia (25, 26 of RFC 6803) is among them for what it says of the client.
+func distinctETypes(requested []kcrypto.EType) []kcrypto.EType {
+	var out []kcrypto.EType
+	var seen etypeSet
+	for _, e := range requested {
+		if (e.Supported() || e == 25 || e == 26) && !seen.has(e) {
+			seen |= setOf(e)
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// etypeSet has a bit for each enctype from 0 to 31; the others are in none.
+type etypeSet uint32
+
+func setOf(es ...kcrypto.EType) (s etypeSet) {
+	for _, e := range es {
+		if e >= 0 && e < 32 {
+			s |= 1 << e
+		}
+	}
+	return s
+}
+
+func (s etypeSet) has(e kcrypto.EType) bool { return s&setOf(e) != 0 }
+
 // sessionEType is the first requested enctype which the server accepts (RFC 4120 section 3.1.3), whatever encrypts the ticket.
 //
 // A server accepts what its session_enctypes lists; without that attribute aes256-cts-hmac-sha1-96 and every enctype it has a key of, as MIT
@@ -30,10 +58,11 @@ func permitted(realm *kdb.Realm, e kcrypto.EType) bool {
 // can do all of them, the client's consent is what counts. client is nil when nobody can consent for the TGS.
 func sessionEType(realm *kdb.Realm, server, client *kdb.Principal, requested []kcrypto.EType) (kcrypto.EType, bool) {
 	list := server.Strings[sessionEnctypesAttr]
+	listed := parseETypes(list)
 	for _, e := range requested {
 		switch {
 		case list != "":
-			if listsEType(list, e) && (e == kcrypto.RC4HMAC || permitted(realm, e)) {
+			if listed.has(e) && (e == kcrypto.RC4HMAC || permitted(realm, e)) {
 				return e, true
 			}
 		case e == kcrypto.RC4HMAC:
@@ -54,30 +83,26 @@ func isLocalTGS(p *kdb.Principal) bool {
 
 func consentsToRC4(p *kdb.Principal) bool {
 	if list := p.Strings[sessionEnctypesAttr]; list != "" {
-		return listsEType(list, kcrypto.RC4HMAC)
+		return parseETypes(list).has(kcrypto.RC4HMAC)
 	}
 	return hasCurrentKey(p, kcrypto.RC4HMAC)
 }
 
-// listsEType reads an enctype list as MIT does: names, "aes" and "rc4" for the families; a name nobody knows is passed over.
-func listsEType(list string, e kcrypto.EType) bool {
+// parseETypes reads an enctype list as MIT does: names, "aes" and "rc4" for the families; a name nobody knows is passed over.
+func parseETypes(list string) (s etypeSet) {
 	for name := range strings.FieldsFuncSeq(list, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' }) {
 		switch strings.ToLower(name) {
 		case "aes":
-			if e.Supported() && e != kcrypto.RC4HMAC {
-				return true
-			}
+			s |= setOf(kcrypto.AES128SHA1, kcrypto.AES256SHA1, kcrypto.AES128SHA2, kcrypto.AES256SHA2)
 		case "rc4":
-			if e == kcrypto.RC4HMAC {
-				return true
-			}
+			s |= setOf(kcrypto.RC4HMAC)
 		default:
-			if n, err := kcrypto.ParseEType(name); err == nil && n == e {
-				return true
+			if e, err := kcrypto.ParseEType(name); err == nil {
+				s |= setOf(e)
 			}
 		}
 	}
-	return false
+	return s
 }
 
 func hasCurrentKey(p *kdb.Principal, e kcrypto.EType) bool {

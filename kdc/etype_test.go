@@ -1,9 +1,12 @@
 package kdc
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/charon-kdc/charon/kdc/kdb"
+	"github.com/charon-kdc/charon/kdc/krb5"
 	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
 )
 
@@ -98,6 +101,52 @@ func TestReplyKey(t *testing.T) {
 		k := replyKey(realm, p, c.requested)
 		if (k == nil) != (c.want == 0) || k != nil && k.EType != c.want {
 			t.Errorf("%v: %+v", c.requested, k)
+		}
+	}
+}
+
+// TestETypeListAmplification: a list of 20,000 enctypes costs little more than to read it, whatever it repeats and whoever is asked for.
+func TestETypeListAmplification(t *testing.T) {
+	w := newWorld(t)
+	w.user("alice")
+	web := w.princ("HTTP/web")
+	web.Strings = map[string]string{sessionEnctypesAttr: "des-cbc-crc kyber aes128-sha2 rc4"}
+	least := func(f func()) time.Duration {
+		d := time.Hour
+		for range 5 {
+			began := time.Now()
+			f()
+			d = min(d, time.Since(began))
+		}
+		return d
+	}
+	for name, es := range map[string][]kcrypto.EType{"unknown": {99}, "one": {17}, "all": allAES, "RC4": {23}} {
+		list := slices.Repeat(es, 20_000/len(es))
+		for _, server := range []string{"HTTP/web", ""} {
+			b := w.asReq(asReq{client: "alice", server: server, etypes: list})
+			read := least(func() {
+				if _, err := krb5.DecodeKDCReq(b); err != nil {
+					t.Fatal(err)
+				}
+			})
+			served := least(func() { w.send(b) })
+			if most := 5*read + time.Millisecond; served > most {
+				t.Errorf("%s for %q: %v, and %v to read it", name, server, served, read)
+			}
+		}
+	}
+}
+
+// TestDistinctETypes: each enctype that means something counts where it stands first.
+func TestDistinctETypes(t *testing.T) {
+	for _, c := range []struct{ in, want []kcrypto.EType }{
+		{nil, nil},
+		{[]kcrypto.EType{1, 3, -133, 99, 1 << 30, -1 << 31}, nil},
+		{[]kcrypto.EType{23, 18, 23, 26, 17, 18, 25, 26, 16, 20, 19}, []kcrypto.EType{23, 18, 26, 17, 25, 20, 19}},
+	} {
+		in := slices.Clone(c.in)
+		if got := distinctETypes(in); !slices.Equal(got, c.want) || !slices.Equal(in, c.in) {
+			t.Errorf("%v: %v", c.in, got)
 		}
 	}
 }
