@@ -124,6 +124,7 @@ func (s *Server) work(ctx context.Context, q *request, t krb5.MsgType, entry *lo
 	}
 	e, status := classify(err)
 	q.ev.Status = status
+	q.ev.unissued()
 	if status == "INTERNAL" {
 		s.cfg.Logger.Error("serving a request", "type", q.ev.Type, "error", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -123,16 +124,23 @@ type fakeProofs struct {
 	later    []kdb.Attempt               // failures that count when hold is closed by release
 	attempts []kdb.Attempt
 	submits  int
+	held     atomic.Int32 // who waits for hold
 }
+
+// waits tells whether anybody waits for a held verdict.
+func (f *fakeProofs) waits() bool { return f.held.Load() > 0 }
 
 type fakePending struct {
 	v    kdb.Verdict
 	err  error
 	hold chan struct{}
+	held *atomic.Int32
 }
 
 func (p fakePending) Wait(ctx context.Context) (kdb.Verdict, error) {
 	if p.hold != nil {
+		p.held.Add(1)
+		defer p.held.Add(-1)
 		select {
 		case <-p.hold:
 		case <-ctx.Done():
@@ -143,7 +151,7 @@ func (p fakePending) Wait(ctx context.Context) (kdb.Verdict, error) {
 }
 
 func (f *fakeProofs) verdict(p kdb.Proof) fakePending {
-	out := fakePending{hold: f.hold, v: kdb.Fresh}
+	out := fakePending{hold: f.hold, held: &f.held, v: kdb.Fresh}
 	if f.answer != nil {
 		out.v, out.err = f.answer()
 		return out

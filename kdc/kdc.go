@@ -103,6 +103,12 @@ type Event struct {
 	Dropped bool
 }
 
+// unissued takes back what was noted of a ticket that does not leave after all.
+func (e *Event) unissued() {
+	e.TicketID, e.AuthTime, e.EndTime, e.Flags = "", time.Time{}, time.Time{}, 0
+	e.SessionEType, e.TicketEType, e.ReplyEType = 0, 0, 0
+}
+
 // Server answers requests. It is safe for concurrent use and shares nothing between requests but the lookaside cache, what it
 // knows of the node's freshness and, for clients that can be locked out, the tries that are not counted yet.
 type Server struct {

@@ -34,15 +34,30 @@ func (s *Server) tgs(ctx context.Context, q *request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	reply, err := s.issueTGS(q, h, f)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.await(ctx, q, pending); err != nil { // no reply leaves before the majority has seen this authenticator
+		return nil, err
+	}
+	// The wait may have been long. Who was locked meanwhile, here or at the service, gets nothing that was decided before.
+	now, err := s.gatherTGS(q, h)
+	if err != nil {
+		return nil, err
+	}
+	if now.client == f.client && now.server == f.server && now.secondClient == f.secondClient {
+		return reply, nil
+	}
+	return s.issueTGS(q, h, now)
+}
+
+func (s *Server) issueTGS(q *request, h *tgsHeader, f *tgsFacts) ([]byte, error) {
 	g, err := checkTGS(f)
 	if err != nil {
 		return nil, err
 	}
-	reply, err := s.sealTGS(q, h, f, g)
-	if err != nil {
-		return nil, err
-	}
-	return reply, s.await(ctx, q, pending) // no reply leaves before the majority has seen this authenticator
+	return s.sealTGS(q, h, f, g)
 }
 
 // await turns the verdict into a refusal or none.
