@@ -345,6 +345,13 @@ func TestTransitedPolicy(t *testing.T) {
 			f.body.KDCOptions = krb5.KDCOptDisableTransitedCheck
 		}, true, false},
 		{"neighbour's neighbour", func(f *tgsFacts) { foreign(f, "FAR.COM", "OTHER.COM") }, true, false},
+		{"client of another realm of ours", func(f *tgsFacts) { foreign(f, "OTHER.COM", "OTHER.COM"); f.foreign = false }, false, true},
+		{"neighbour of another realm of ours", func(f *tgsFacts) { foreign(f, "FAR.COM", "OTHER.COM"); f.foreign = false }, true, false},
+		{"client of a third realm of ours", func(f *tgsFacts) {
+			client := f.client
+			foreign(f, "THIRD.COM", "OTHER.COM")
+			f.foreign, f.client = false, client
+		}, true, false},
 		{"neighbour by way of another realm", func(f *tgsFacts) { foreign(f, "OTHER.COM", "OTHER.COM"); f.header.Transited = through }, true, false},
 	} {
 		f := plainTGS(t)
