@@ -69,8 +69,9 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // renewTill is the renew-till of a ticket that ends at end, or the zero time: the RENEWABLE option gives the request's rtime, and
-// RENEWABLE-OK the requested till if that could not be met (RFC 4120 section 3.1.3). allowed is what principals and header ticket say.
-func renewTill(b *krb5.KDCReqBody, start, end time.Time, renewable time.Duration, allowed bool) time.Time {
+// RENEWABLE-OK the requested till if that could not be met (RFC 4120 section 3.1.3). latest is what the header ticket allows. One that is not after
+// end is none: the first renewal would shorten the ticket.
+func renewTill(b *krb5.KDCReqBody, start, end, latest time.Time, renewable time.Duration, allowed bool) time.Time {
 	var want time.Time
 	switch {
 	case !allowed || renewable <= 0:
@@ -82,8 +83,8 @@ func renewTill(b *krb5.KDCReqBody, start, end time.Time, renewable time.Duration
 	default:
 		return time.Time{}
 	}
-	till := earlier(want, start.Add(renewable))
-	if !till.After(start) {
+	till := earlier(earlier(want, latest), start.Add(renewable))
+	if !till.After(end) {
 		return time.Time{}
 	}
 	return till
@@ -102,7 +103,7 @@ func asTimes(f *asFacts) (lifetimes, error) {
 		return lifetimes{}, refused(krb5.ErrNeverValid, "NEVER_VALID")
 	}
 	allowed := !(f.client.Attributes | f.server.Attributes).Has(kdb.DisallowRenewable)
-	return lifetimes{start, end, renewTill(f.body, start, end, bound.renewable, allowed), postdated}, nil
+	return lifetimes{start, end, renewTill(f.body, start, end, endOfTime, bound.renewable, allowed), postdated}, nil
 }
 
 // tgsTimes is RFC 4120 section 3.3.3 for a request that neither renews nor validates.
@@ -129,10 +130,7 @@ func tgsTimes(f *tgsFacts) (lifetimes, error) {
 		return lifetimes{}, refused(krb5.ErrNeverValid, "NEVER_VALID")
 	}
 	allowed := tgt.Flags.Has(krb5.FlagRenewable) && !attributesOf(f.client, f.server).Has(kdb.DisallowRenewable)
-	renew := renewTill(f.body, start, end, bound.renewable, allowed)
-	if !renew.IsZero() {
-		renew = earlier(renew, tgt.RenewTill)
-	}
+	renew := renewTill(f.body, start, end, tgt.RenewTill, bound.renewable, allowed)
 	return lifetimes{start, end, renew, postdated}, nil
 }
 
@@ -150,12 +148,15 @@ func postdatedEnd(b *krb5.KDCReqBody, tgt *krb5.EncTicketPart, now, start time.T
 }
 
 // renewTimes are those of a renewed ticket: the old life again, from now (RFC 4120 section 3.3.3), and not beyond what the
-// principals are allowed today.
+// principals are allowed today; but never an earlier end than it had.
 func renewTimes(f *tgsFacts) (lifetimes, error) {
 	now := f.now.Truncate(time.Second)
 	old := f.header
 	life := min(old.EndTime.Sub(ticketStart(old)), boundsOf(f.realm, f.client, f.server).life)
 	end := earlier(old.RenewTill, now.Add(life))
+	if end.Before(old.EndTime) {
+		end = old.EndTime
+	}
 	if !end.After(now) {
 		return lifetimes{}, refused(krb5.ErrTktExpired, "TKT_EXPIRED")
 	}
