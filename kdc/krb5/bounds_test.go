@@ -194,36 +194,40 @@ func bombs(t *testing.T, name string) [][]byte {
 		return (&derNode{tag: 0x30, children: parseDER(t, bytes.Repeat(e, 60_000/len(e)))}).bytes()
 	}
 	typed := []byte{0x30, 9, 0xa0, 3, 2, 1, 1, 0xa1, 2, 4, 0}
+	empty, emptyTicket := []byte{0x30, 0}, []byte{byte(appTag(tagTicket)), 0}
 	pa := []byte{0x30, 9, 0xa1, 3, 2, 1, 1, 0xa2, 2, 4, 0}
 	out := [][]byte{{0x30, 0x84, 0xff, 0xff, 0xff, 0xff}, {0x6a, 0x83, 0x0f, 0xff, 0xff, 0x30}, bytes.Repeat([]byte{0x30, 0x80}, 30_000), bytes.Repeat([]byte{0xa0, 2}, 30_000)}
 	switch name {
 	case "MethodData":
-		out = append(out, list(pa))
+		out = append(out, list(pa), list(empty))
 	case "AuthorizationData", "ETypeInfo":
-		out = append(out, list(typed), list([]byte{0x30, 5, 0xa0, 3, 2, 1, 1}))
+		out = append(out, list(empty), list(typed), list([]byte{0x30, 5, 0xa0, 3, 2, 1, 1}))
 	case "ETypeInfo2":
-		out = append(out, list([]byte{0x30, 5, 0xa0, 3, 2, 1, 1}))
+		out = append(out, list(empty), list([]byte{0x30, 5, 0xa0, 3, 2, 1, 1}))
 	case "KDCReq":
-		out = append(out, edit(t, 8, list([]byte{2, 1, 18})...))
-	case "KRBCred":
-		min, err := EncodeTicket(&Ticket{SName: PrincipalName{NameString: []string{""}}})
-		if err != nil {
-			t.Fatal(err)
+		out = append(out, edit(t, 8, list([]byte{2, 1, 18})...), withTickets(t, list(emptyTicket)), withTickets(t, list(leastTicket(t))))
+		for _, e := range [][]byte{emptyTicket, leastTicket(t)} { // half of the tickets are good
+			out = append(out, withTickets(t, list(append(leastTicket(t), e...))))
 		}
+	case "KRBCred":
 		enc, err := EncodeKRBCred(&KRBCred{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		root := parseDER(t, enc)[0]
-		root.children[0].children[2].children = parseDER(t, list(min))
-		out = append(out, root.bytes())
+		for _, e := range [][]byte{emptyTicket, leastTicket(t)} {
+			root := parseDER(t, enc)[0]
+			root.children[0].children[2].children = parseDER(t, list(e))
+			out = append(out, root.bytes())
+		}
 	case "EncKRBCredPart":
 		part := EncKRBCredPart{TicketInfo: slices.Repeat([]KRBCredInfo{{Key: vKey}}, 1500)}
 		b, err := EncodeEncKRBCredPart(&part)
 		if err != nil {
 			t.Fatal(err)
 		}
-		out = append(out, b)
+		root := parseDER(t, b)[0]
+		root.children[0].children[0].children = parseDER(t, list(empty))
+		out = append(out, b, root.bytes())
 	case "EncTGSRepPart":
 		part := EncKDCRepPart{Key: vKey, LastReq: slices.Repeat([]LastReq{{0, vTime}}, 2000), AuthTime: vTime, EndTime: vTime, SName: vName}
 		b, err := EncodeEncKDCRepPart(MsgTGSRep, &part)
@@ -233,6 +237,40 @@ func bombs(t *testing.T, name string) [][]byte {
 		out = append(out, b)
 	}
 	return out
+}
+
+// leastTicket is as short as a Ticket can be.
+func leastTicket(t *testing.T) []byte {
+	t.Helper()
+	b, err := EncodeTicket(&Ticket{SName: PrincipalName{NameString: []string{""}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// withTickets is a request of the captures with that SEQUENCE OF Ticket.
+func withTickets(t *testing.T, tickets []byte) []byte {
+	t.Helper()
+	root := parseDER(t, sampleRequest(t))[0]
+	body := root.children[0].children
+	fields := body[len(body)-1].children[0]
+	fields.children = append(fields.children, &derNode{tag: 0xa0 | 11, children: parseDER(t, tickets)})
+	return root.bytes()
+}
+
+// TestLeastTicket: the bound on how many tickets a list can hold is no tighter than tickets are.
+func TestLeastTicket(t *testing.T) {
+	if n := len(leastTicket(t)); n != ticketOctetsMin {
+		t.Errorf("the shortest ticket has %d octets, not %d", n, ticketOctetsMin)
+	}
+	c := codecNamed(t, "KDCReq")
+	for n := range 4 {
+		der := (&derNode{tag: 0x30, children: parseDER(t, bytes.Repeat(leastTicket(t), n))}).bytes()
+		if m, ok := c.same(t, withTickets(t, der)).(*KDCReq); !ok || len(m.ReqBody.AdditionalTickets) != n {
+			t.Errorf("%d of the shortest tickets are refused", n)
+		}
+	}
 }
 
 // TestTimes holds the calendar here against that of package time.

@@ -40,9 +40,15 @@ func writeTicketField(w *writer, n uint8, v *Ticket) {
 	w.field(n, mark)
 }
 
+// ticketOctetsMin is the length of the shortest Ticket: empty realm, one empty component, empty cipher. A list has no more tickets than fit.
+const ticketOctetsMin = 41
+
 // readTickets reads all of s as one SEQUENCE OF Ticket.
 func readTickets(r *reader, s cryptobyte.String, what string) []Ticket {
 	rest, n := r.elements(s, appTag(tagTicket), what)
+	if n > len(rest)/ticketOctetsMin {
+		r.fail(what, nil)
+	}
 	if r.err != nil {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package krb5
 
 import (
+	"reflect"
 	"sync"
 	"time"
 
@@ -322,7 +323,7 @@ func (r *reader) key(s cryptobyte.String, what string) *kcrypto.Key {
 	return k
 }
 
-// elements reads all of s as one SEQUENCE OF and counts its elements, so that callers allocate once and never more than the octets there are can fill.
+// elements reads all of s as one SEQUENCE OF and counts its elements. What they hold is not looked at: callers allocate by room.
 func (r *reader) elements(s cryptobyte.String, tag asn1.Tag, what string) (cryptobyte.String, int) {
 	list := r.whole(s, tagSequence, what)
 	n := 0
@@ -343,13 +344,24 @@ func list[T any](r *reader, s cryptobyte.String, what string, each func(r *reade
 	if r.err != nil {
 		return nil
 	}
-	out := make([]T, n)
-	for i := range out {
+	out := room[T](n, len(rest))
+	for range n {
 		var e cryptobyte.String
 		e, rest, _ = element(rest, tagSequence)
-		if within(r, e, what, &out[i], each); r.err != nil {
+		out = append(out, *new(T))
+		if within(r, e, what, &out[len(out)-1], each); r.err != nil {
 			return nil
 		}
 	}
 	return out
+}
+
+// roomFactor bounds what is allocated ahead for a list, in octets for each octet of it. Every type's shortest element fits in; one of two octets, which
+// is none of any type, does not, and the first of them ends the decoding.
+const roomFactor = 16
+
+// room is an empty slice with room for n elements, or for as many as that many octets of DER may take.
+func room[T any](n, octets int) []T {
+	size := int(reflect.TypeFor[T]().Size())
+	return make([]T, 0, min(n, roomFactor*octets/size))
 }
