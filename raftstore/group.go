@@ -34,7 +34,9 @@ type group struct {
 	raft  *raft.Raft // set by start; others read it only once live
 	live  atomic.Bool
 	calls calls
-	trans *raft.NetworkTransport
+	trans *ballot
+	// alone: this node is the only voter.
+	alone atomic.Bool
 
 	// ready: this node leads and has applied everything before its term.
 	ready atomic.Bool
@@ -140,7 +142,7 @@ func (g *group) config() *raft.Config {
 
 // start runs the group. bootstrap makes it a cluster of one.
 func (g *group) start(alpn string, bootstrap bool) error {
-	g.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	g.trans = newBallot(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider: addresses{g},
 		Logger:                newHCLogger(g.s.cfg.Logger, g.name, &g.s.stopping),
 		Stream:                &stream{s: g.s, alpn: alpn, ln: g.s.mux.Listener(alpn)},
@@ -151,7 +153,7 @@ func (g *group) start(alpn string, bootstrap bool) error {
 		MaxRPCsInFlight:         1,
 		Timeout:                 g.s.cfg.Timing.RPC,
 		MsgpackUseNewTimeFormat: true,
-	})
+	}), g.votes)
 	g.conf = g.config()
 	cache, err := raft.NewLogCache(512, g.log)
 	if err != nil {
@@ -174,6 +176,7 @@ func (g *group) start(alpn string, bootstrap bool) error {
 	}
 	g.live.Store(true)
 	if voters := g.voters(); len(voters) == 1 && voters[0].ID == g.id {
+		g.alone.Store(true)
 		g.settle() // nobody to hold an election against
 	}
 	return nil
@@ -349,6 +352,7 @@ func (g *group) stop() error {
 	if g.trans != nil {
 		g.trans.CloseStreams()
 		err = errors.Join(err, g.trans.Close())
+		g.trans.stop()
 	}
 	return err
 }

@@ -3,8 +3,6 @@ package raftstore
 import (
 	"context"
 	"errors"
-	"fmt"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -137,45 +135,41 @@ func (s *Store) tendSnapshots(ctx context.Context) {
 	}
 }
 
-// checkBoot counts this start and refuses a disk that is older than what the other members know of it: an old copy that
-// was put back has forgotten votes and acknowledged entries (RAFT.md section 8).
-func (s *Store) checkBoot(ctx context.Context) error {
-	for id, info := range s.askAll(ctx) {
-		if known := info.GetBootCounterOfAsker(); known > s.boot {
-			return fmt.Errorf("%w: %s is an old copy: it has seen %d starts, node %s knows of %d: remove the data directory and join again",
-				ErrBroken, s.cfg.Dir, s.boot, s.ref(id).Name, known)
-		}
-	}
-	s.boot++
-	if err := writeCount(filepath.Join(s.cfg.Dir, bootFile), s.boot); err != nil {
-		return fmt.Errorf("counting this start: %w", err)
-	}
-	return nil
-}
-
 // announce brings this node's record in the realm up to date, once: boot counter, addresses, version. A node without
 // a record is not a member (yet) and waits.
 func (s *Store) announce(ctx context.Context) {
+	s.vouch(ctx)
+	sent := false
 	for ctx.Err() == nil {
-		if s.announceOnce(ctx) {
+		if s.announceOnce(ctx, &sent) {
 			return
 		}
 		pause(ctx, announceEvery)
 	}
 }
 
-func (s *Store) announceOnce(ctx context.Context) bool {
+// announceOnce tells whether there is nothing left to do. sent: an earlier try may have been applied. Where the realm counts this start
+// without one, another disk with this node's identity made it.
+func (s *Store) announceOnce(ctx context.Context, sent *bool) (done bool) {
 	stored, err := s.db.Node(s.id[:])
 	if err != nil {
 		return false
 	}
-	n := proto.CloneOf(s.cfg.Self)
-	n.BootCounter, n.JoinedAt, n.Revision = s.boot, stored.GetJoinedAt(), stored.GetRevision()
-	if proto.Equal(n, stored) {
+	switch known := stored.GetBootCounter(); {
+	case known == s.boot && *sent:
+		return true
+	case known >= s.boot:
+		s.fatal(s.oldCopy(s.boot-1, known, "the realm"))
 		return true
 	}
+	n := proto.CloneOf(s.cfg.Self)
+	n.BootCounter, n.JoinedAt, n.Revision = s.boot, stored.GetJoinedAt(), stored.GetRevision()
 	r, err := s.Propose(ctx, &statev1.Command{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{
 		Node: n, Expect: &statev1.Expect{Condition: &statev1.Expect_Revision{Revision: stored.GetRevision()}},
 	}}})
+	var na *NotAppliedError
+	if err != nil && !errors.As(err, &na) {
+		*sent = true
+	}
 	return err == nil && r.GetCode() == statev1.Code_CODE_OK
 }

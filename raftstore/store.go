@@ -36,6 +36,8 @@ type Store struct {
 	replayID peer.NodeID
 	boot     uint64
 	begun    time.Time
+	// vouched: another member has said that this disk is the newest it knows of.
+	vouched  atomic.Bool
 	identity *peer.Identity
 
 	db      *realm.DB
@@ -89,7 +91,7 @@ func (s *Store) open() error {
 	}
 	s.cfg.Self.Id, s.cfg.Self.ReplayId = s.id[:], s.replayID[:]
 	s.cfg.Self.FeatureLevelMax = realm.FeatureLevelMax
-	if s.boot, err = readCount(filepath.Join(s.cfg.Dir, bootFile)); err != nil {
+	if s.boot, err = readCount(s.bootPath()); err != nil {
 		return fmt.Errorf("reading the count of starts: %w", err)
 	}
 	if err := s.openRealm(); err != nil {
@@ -221,15 +223,18 @@ func (s *Store) start(ctx context.Context) error {
 	s.started.Store(true)
 	s.membershipChanged()
 	for _, loop := range []func(context.Context){
-		s.realm.watch, s.replay.watch, s.lease.run, s.proofs.run, s.commit.serve, s.meet, s.tendMembers, s.tendSnapshots, s.announce,
+		s.realm.watch, s.replay.watch, s.lease.run, s.proofs.run, s.commit.serve, s.meet, s.tendMembers, s.tendSnapshots,
 	} {
 		s.goDo(func() { loop(run) })
 	}
 	if bootstrap {
 		return s.bootstrap(ctx)
 	}
+	s.goDo(func() { s.announce(run) })
 	return nil
 }
+
+func (s *Store) bootPath() string { return filepath.Join(s.cfg.Dir, bootFile) }
 
 func (s *Store) goDo(f func()) {
 	s.wg.Add(1)

@@ -1,0 +1,146 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	peerv1 "github.com/charon-kdc/charon/proto/charon/peer/v1"
+	"github.com/charon-kdc/charon/raftstore/peer"
+)
+
+// vouchEvery is how often a node that nobody has vouched for asks again.
+const vouchEvery = 100 * time.Millisecond
+
+// An old copy of a data directory has forgotten votes and acknowledged entries; if it votes, what was acknowledged can be lost. The disk
+// can't tell. So every start is counted on disk and in the realm, and a node that starts takes no part in votes until another member has said
+// how many starts it knows of (RAFT.md section 8). After a power cut of all the nodes vouch for each other; a node alone has no quorum in any
+// case. It follows a leader and serves meanwhile.
+
+// checkBoot counts this start and refuses, before anything runs, what the other members know to be an old copy.
+func (s *Store) checkBoot(ctx context.Context) error {
+	vouched, err := s.judge(s.askAll(ctx), s.boot)
+	if err != nil {
+		return err
+	}
+	s.boot++
+	if err := writeCount(s.bootPath(), s.boot); err != nil {
+		return fmt.Errorf("counting this start: %w", err)
+	}
+	s.vouched.Store(vouched)
+	return nil
+}
+
+// vouch asks until a member answers. It runs before announce: from then on the others know of this start.
+func (s *Store) vouch(ctx context.Context) {
+	for ctx.Err() == nil && !s.vouched.Load() {
+		vouched, err := s.judge(s.askAll(ctx), s.boot-1)
+		if err != nil {
+			s.fatal(err)
+			return
+		}
+		s.vouched.Store(vouched)
+		if !vouched {
+			pause(ctx, vouchEvery)
+		}
+	}
+}
+
+// judge compares what members know with the starts that the disk had seen before this one. It tells whether one with a state has answered.
+func (s *Store) judge(answers map[peer.NodeID]*peerv1.InfoResponse, disk uint64) (vouched bool, err error) {
+	for id, info := range answers {
+		if known := info.GetBootCounterOfAsker(); known > disk {
+			return false, s.oldCopy(disk, known, "node "+s.ref(id).Name)
+		}
+		vouched = vouched || info.GetApplied() > 0
+	}
+	return vouched, nil
+}
+
+func (s *Store) oldCopy(disk, known uint64, who string) error {
+	return fmt.Errorf("%w: %s is an old copy: it has seen %d starts, %s knows of %d: remove the data directory and join again",
+		ErrBroken, s.cfg.Dir, disk, who, known)
+}
+
+var errNoVotes = errors.New("does not vote until another member has vouched for it")
+
+// ballot is raft's transport, without votes while votes is false: none asked for, none given, and no leadership taken over.
+type ballot struct {
+	*raft.NetworkTransport
+	votes func() bool
+	rpcs  chan raft.RPC
+	done  chan struct{}
+	ended chan struct{}
+}
+
+func newBallot(t *raft.NetworkTransport, votes func() bool) *ballot {
+	b := &ballot{t, votes, make(chan raft.RPC), make(chan struct{}), make(chan struct{})}
+	go b.pump()
+	return b
+}
+
+// stop is called once raft has stopped.
+func (b *ballot) stop() {
+	close(b.done)
+	<-b.ended
+}
+
+func (b *ballot) pump() {
+	defer close(b.ended)
+	in := b.NetworkTransport.Consumer()
+	for {
+		select {
+		case <-b.done:
+			return
+		case rpc := <-in:
+			if b.refuse(rpc) {
+				continue
+			}
+			select {
+			case b.rpcs <- rpc:
+			case <-b.done:
+				return
+			}
+		}
+	}
+}
+
+// refuse answers what has to do with votes, and tells whether it did. A vote not granted is an answer like any other; the candidate goes on.
+func (b *ballot) refuse(rpc raft.RPC) bool {
+	if b.votes() {
+		return false
+	}
+	switch rpc.Command.(type) {
+	case *raft.RequestVoteRequest:
+		rpc.Respond(&raft.RequestVoteResponse{}, nil)
+	case *raft.RequestPreVoteRequest:
+		rpc.Respond(&raft.RequestPreVoteResponse{}, nil)
+	case *raft.TimeoutNowRequest:
+		rpc.Respond(&raft.TimeoutNowResponse{}, errNoVotes)
+	default:
+		return false
+	}
+	return true
+}
+
+func (b *ballot) Consumer() <-chan raft.RPC { return b.rpcs }
+
+func (b *ballot) RequestVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if !b.votes() {
+		return errNoVotes
+	}
+	return b.NetworkTransport.RequestVote(id, to, req, resp)
+}
+
+func (b *ballot) RequestPreVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if !b.votes() {
+		return errNoVotes
+	}
+	return b.NetworkTransport.RequestPreVote(id, to, req, resp)
+}
+
+// votes tells whether this node takes part in votes of g.
+func (g *group) votes() bool { return g.s.vouched.Load() || g.alone.Load() }
