@@ -5,7 +5,6 @@ import (
 	"crypto/sha1"
 	"crypto/subtle"
 	"errors"
-	"net/netip"
 	"time"
 
 	"github.com/charon-kdc/charon/kdc/kdb"
@@ -154,7 +153,7 @@ func (s *Server) verifyAuthenticator(q *request, h *tgsHeader, ap *krb5.APReq) e
 	switch {
 	case auth.CRealm != h.part.CRealm || !auth.CName.Equal(h.part.CName):
 		return badHeader(krb5.ErrBadMatch)
-	case !addressedTo(h.part.CAddr, q.Peer.Addr()):
+	case !krb5.AddressedTo(h.part.CAddr, q.Peer.Addr()):
 		return badHeader(krb5.ErrBadAddr)
 	case auth.Time().Sub(q.now).Abs() > s.cfg.ClockSkew:
 		return badHeader(krb5.ErrSkew)
@@ -221,24 +220,3 @@ const (
 	cksumRSAMD4DESK kcrypto.ChecksumType = 6
 	cksumSHA1Old    kcrypto.ChecksumType = 10
 )
-
-// Address types of RFC 4120 section 7.5.3.
-const (
-	addrIPv4 = 2
-	addrIPv6 = 24
-)
-
-// addressedTo tells whether a ticket with those addresses may be used from peer: none means from anywhere.
-func addressedTo(as []krb5.HostAddress, peer netip.Addr) bool {
-	if len(as) == 0 {
-		return true
-	}
-	peer = peer.Unmap().WithZone("")
-	for _, a := range as {
-		ip, ok := netip.AddrFromSlice(a.Address)
-		if ok && (a.AddrType == addrIPv4 && ip.Is4() || a.AddrType == addrIPv6 && ip.Is6()) && ip.Unmap() == peer {
-			return true
-		}
-	}
-	return false
-}

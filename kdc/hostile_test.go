@@ -205,7 +205,7 @@ func TestHostileAS(t *testing.T) {
 	w := newWorld(t)
 	w.user("alice")
 	proved := w.asReq(asReq{client: "alice", password: "pw-alice", encPARep: true, options: krb5.KDCOptRenewable, from: testNow, rtime: testNow.Add(time.Hour),
-		addresses: []krb5.HostAddress{{AddrType: addrIPv4, Address: []byte{192, 0, 2, 7}}}})
+		addresses: []krb5.HostAddress{{AddrType: krb5.AddrIPv4, Address: []byte{192, 0, 2, 7}}}})
 	each(proved, true, func(name string, b []byte) { w.wantRightAnswer("proved: "+name, w.send(b), true) })
 
 	plain := w.asReq(asReq{client: "alice"})
@@ -249,7 +249,7 @@ func hostileTGS(w *world) tgsReq {
 	}
 	return tgsReq{
 		tgt: tgt, server: "HTTP/web", options: krb5.KDCOptRenewable, from: testNow, rtime: testNow.Add(time.Hour), subkey: sub, encPARep: true,
-		addresses: []krb5.HostAddress{{AddrType: addrIPv4, Address: []byte{192, 0, 2, 7}}},
+		addresses: []krb5.HostAddress{{AddrType: krb5.AddrIPv4, Address: []byte{192, 0, 2, 7}}},
 		authData:  krb5.AuthorizationData{{ADType: adIfRelevant, ADData: []byte{0x30, 0}}}, second: tgt,
 		editAuth: func(a *krb5.Authenticator) { a.SeqNumber, a.HasSeqNumber = 7, true },
 	}

@@ -463,5 +463,5 @@ func (s *script) addresses(a args) []krb5.HostAddress {
 	for i, n := range strings.Split(v, ".") {
 		ip[i] = byte(s.number(n))
 	}
-	return []krb5.HostAddress{{AddrType: addrIPv4, Address: ip[:]}}
+	return []krb5.HostAddress{{AddrType: krb5.AddrIPv4, Address: ip[:]}}
 }

@@ -15,15 +15,18 @@ func NewAddress(a netip.Addr) HostAddress {
 	return HostAddress{AddrType: t, Address: a.AsSlice()}
 }
 
-// MatchAddress tells whether a is among list.
-func MatchAddress(list []HostAddress, a netip.Addr) bool {
-	want := NewAddress(a)
+// AddressedTo tells whether a ticket with those addresses may be used from a (RFC 4120 section 3.2.3). No addresses mean from anywhere, and so do
+// NetBIOS names alone, which is what Windows asks for and nobody can hold a packet against (MIT krb5_address_search).
+func AddressedTo(list []HostAddress, a netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	anywhere := true
 	for i := range list {
-		if list[i].Equal(want) {
+		if ip, ok := list[i].IP(); ok && ip.Unmap() == a {
 			return true
 		}
+		anywhere = anywhere && list[i].AddrType == AddrNetBIOS
 	}
-	return false
+	return anywhere
 }
 
 // Equal compares type and octets.

@@ -92,9 +92,9 @@ func (c *APContext) Key() *kcrypto.Key {
 	return c.Ticket.Key
 }
 
-// CheckAddress holds the client's address against those in the ticket; a ticket without addresses is good from anywhere (RFC 4120 section 3.2.3).
+// CheckAddress holds the client's address against those in the ticket; see AddressedTo.
 func (c *APContext) CheckAddress(from netip.Addr) error {
-	if len(c.Ticket.CAddr) == 0 || MatchAddress(c.Ticket.CAddr, from) {
+	if AddressedTo(c.Ticket.CAddr, from) {
 		return nil
 	}
 	return &Error{Code: ErrBadAddr, Status: "BADADDR"}

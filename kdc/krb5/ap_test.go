@@ -298,6 +298,39 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
+func TestAddressedTo(t *testing.T) {
+	v6addr := netip.MustParseAddr("2001:db8::7")
+	v4, v6 := NewAddress(netip.MustParseAddr("192.0.2.7")), NewAddress(v6addr)
+	name := HostAddress{AddrNetBIOS, []byte("HOST            ")}
+	for _, c := range []struct {
+		as   []HostAddress
+		peer string
+		want bool
+	}{
+		{nil, "192.0.2.9", true},
+		{[]HostAddress{}, "192.0.2.9", true},
+		{[]HostAddress{v4}, "192.0.2.7", true},
+		{[]HostAddress{v4}, "::ffff:192.0.2.7", true},
+		{[]HostAddress{v4}, "192.0.2.8", false},
+		{[]HostAddress{v4}, "2001:db8::7", false},
+		{[]HostAddress{v4, v6}, "2001:db8::7", true},
+		{[]HostAddress{v6}, "2001:db8::7%eth0", true},
+		{[]HostAddress{v6}, "2001:db8::8", false},
+		{[]HostAddress{name}, "192.0.2.7", true},
+		{[]HostAddress{name, name}, "2001:db8::8", true},
+		{[]HostAddress{name, v4}, "192.0.2.8", false},
+		{[]HostAddress{v4, name}, "192.0.2.8", false},
+		{[]HostAddress{{AddrNetBIOS, []byte{192, 0, 2, 7}}, v6}, "192.0.2.7", false},
+		{[]HostAddress{{AddrIPv4, v6addr.AsSlice()}}, "2001:db8::7", false},
+		{[]HostAddress{{AddrIPv4, nil}}, "192.0.2.7", false},
+		{[]HostAddress{{}}, "192.0.2.7", false},
+	} {
+		if got := AddressedTo(c.as, netip.MustParseAddr(c.peer)); got != c.want {
+			t.Errorf("%v from %s: %v", c.as, c.peer, got)
+		}
+	}
+}
+
 func TestOpen(t *testing.T) {
 	s := newAPSetup(t, kcrypto.AES256SHA1, nil)
 	if _, err := OpenTicket(s.session, &s.ticket); !errors.Is(err, kcrypto.ErrIntegrity) {
