@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"net"
 	"os"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/charon-kdc/charon/kdc/krb5"
 	"github.com/charon-kdc/charon/kdc/krb5/ccache"
+	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
+	"github.com/charon-kdc/charon/kdc/krb5/keytab"
 )
 
 // freePort is a port that was free on loopback for UDP and TCP a moment ago.
@@ -122,6 +125,16 @@ func TestClientSide(t *testing.T) {
 	n.want(exitOK, []string{"bob@EXAMPLE.COM: kvno = 0\n"}, "kvno", "--u2u", dir+"/bob", "bob")
 	n.want(exitOK, nil, "kinit", "-k", "-t", kt, "HTTP/web")
 	n.want(exitError, []string{"kinit: Keytab contains no suitable keys for alice@EXAMPLE.COM"}, "kinit", "-k", "-t", kt, "alice")
+	stale := filepath.Join(dir, "stale.keytab")
+	key, err := kcrypto.GenerateKey(rand.Reader, kcrypto.AES256SHA1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := keytab.Append(stale, keytab.Entry{Realm: "EXAMPLE.COM", Name: krb5.MkName(1, "alice"), KVNO: 1, Key: key, Timestamp: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	mitSays, _ := exec.Command("kinit", "-k", "-t", stale, "alice").CombinedOutput()
+	n.want(exitError, []string{string(mitSays), "kinit: Preauthentication failed while"}, "kinit", "-k", "-t", stale, "alice")
 	n.want(exitOK, nil, "kinit", "-S", "HTTP/web", "alice")
 	same()
 	n.want(exitOK, nil, "kinit", "-s", "1h", "-l", "2h", "alice")

@@ -44,6 +44,9 @@ func newKinitCommand() *cobra.Command {
 				doing = "validating credentials"
 			}
 			err := kinit(cmd, &o, args)
+			if e, ok := errors.AsType[*krb5.Error](err); ok && e.Code == krb5.ErrPreauthFailed && (o.useKeytab || o.keytabFile != "") {
+				err = coded(exitError, "Preauthentication failed") // nobody has typed a password
+			}
 			return krb5Failed(cmd, "kinit", err, doing)
 		},
 	}
