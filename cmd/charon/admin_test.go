@@ -103,7 +103,7 @@ func TestKeytabVerbs(t *testing.T) {
 func TestOtherNouns(t *testing.T) {
 	n := newFakeNode(t)
 	n.want(exitOK, []string{"policy p created"}, "policy", "add", "p", "--min-length", "8", "--max-life", "90d", "--max-failures", "5", "--lockout", "15m", "--keysalts", "aes256-sha2:normal")
-	n.want(exitOK, []string{"at least 8 characters", "- to 90 d", "after 5 failures, for 15 min"}, "policy", "show", "p")
+	n.want(exitOK, []string{"at least 8 characters", "- to 90 d", "after 5 failures, for 15 min; failures always add up"}, "policy", "show", "p")
 	n.want(exitOK, []string{"revision"}, "policy", "set", "p", "--min-length", "9", "--keysalts", "-")
 	n.want(exitOK, []string{"POLICY  LENGTH", "p       9"}, "policy", "list")
 	n.want(exitOK, nil, "policy", "delete", "p", "-f")
@@ -143,6 +143,9 @@ func TestStatusEvents(t *testing.T) {
 	want := "leader n2, was n1\nquorum lost\nn1 lost\nn2 serves without quorum\nn4 joined\nn3 removed"
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if first := statusEvents(nil, b, false); len(first) != 1 || !strings.HasSuffix(first[0], ", no quorum") {
+		t.Errorf("first %q", first)
 	}
 	if ev := statusEvents(b, b, false); len(ev) != 0 {
 		t.Errorf("nothing changed: %v", ev)

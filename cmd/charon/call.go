@@ -107,6 +107,9 @@ func apiText(err error) (string, bool) {
 	if !ok {
 		return "", false
 	}
+	if st.Code() == codes.Unavailable && details(err) == nil {
+		return "the connection broke before there was an answer; run the same line again, or ask another node (--addr)", true
+	}
 	if node := details(err).GetMetadata()["node"]; node != "" {
 		return fmt.Sprintf("%s (node %s)", st.Message(), node), true
 	}

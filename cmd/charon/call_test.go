@@ -99,3 +99,11 @@ func exitOf(err error) int {
 	}
 	return exitCode(err)
 }
+
+// What gRPC says of a connection that broke is nothing for a user.
+func TestBrokenConnectionText(t *testing.T) {
+	err := status.Error(codes.Unavailable, `closing transport due to: connection error: desc = "error reading from server: EOF"`)
+	if text := describe(err); !strings.HasPrefix(text, "the connection broke before there was an answer; ") || exitOf(err) != exitNotDone {
+		t.Errorf("exit %d: %s", exitOf(err), text)
+	}
+}

@@ -118,5 +118,8 @@ func printInit(w io.Writer, r *node.InitResult, cfg *node.Config, path string) {
 	if flag == "" {
 		fmt.Fprint(w, "            (or: systemctl enable --now charon)")
 	}
+	if socket := "unix://" + cfg.SocketPath(); socket != "unix://"+socketDefault {
+		fmt.Fprintf(w, "\n  Talk to it      export CHARON_ADDR=%s", socket)
+	}
 	fmt.Fprintf(w, "\n  Client config   charon client-config > /etc/krb5.conf\n  DNS records     charon dns-records\n  Add a node      charon token create\n")
 }

@@ -33,6 +33,7 @@ func TestInitPrintsWhatAnOperatorNeeds(t *testing.T) {
     CHARON-RECOVERY-1-\S+
 
   Start it        charon server --config \S+/charon\.toml
+  Talk to it      export CHARON_ADDR=unix://\S+/admin\.sock
   Client config   charon client-config > /etc/krb5\.conf
   DNS records     charon dns-records
   Add a node      charon token create

@@ -147,7 +147,7 @@ func printPolicy(w io.Writer, p *adminv1.Policy) error {
 	if p.GetMaxFailures() == 0 {
 		line("lockout", "never")
 	} else {
-		line("lockout", "after %d failures, for %s, failures add up within %s", p.GetMaxFailures(), span(p.GetLockoutDuration()), span(p.GetFailureWindow()))
+		line("lockout", "after %d failures, %s; %s", p.GetMaxFailures(), lockoutText(p.GetLockoutDuration()), windowText(p.GetFailureWindow()))
 	}
 	if len(p.GetAllowedKeysalts()) > 0 {
 		line("keysalts", "%s", strings.Join(p.GetAllowedKeysalts(), ","))
@@ -155,6 +155,20 @@ func printPolicy(w io.Writer, p *adminv1.Policy) error {
 	line("changed", "%s by %s", when(p.GetModifiedAt()), p.GetModifiedBy())
 	line("revision", "%d", p.GetRevision())
 	return nil
+}
+
+func lockoutText(seconds int64) string {
+	if seconds == 0 {
+		return "until an administrator unlocks"
+	}
+	return "for " + span(seconds)
+}
+
+func windowText(seconds int64) string {
+	if seconds == 0 {
+		return "failures always add up"
+	}
+	return "failures further apart than " + span(seconds) + " do not add up"
 }
 
 func policyList() *cobra.Command {

@@ -140,7 +140,7 @@ func watchStatus(cmd *cobra.Command, c *connection) error {
 func statusEvents(old, st *adminv1.GetStatusResponse, wasLost bool) []string {
 	var out []string
 	if old == nil || wasLost {
-		out = append(out, fmt.Sprintf("%d nodes, leader %s, quorum %v", len(st.GetNodes()), orNone(st.GetLeader()), st.GetQuorum()))
+		out = append(out, fmt.Sprintf("%d nodes, leader %s, %s", len(st.GetNodes()), orNone(st.GetLeader()), map[bool]string{true: "quorum ok", false: "no quorum"}[st.GetQuorum()]))
 		if old == nil {
 			return out
 		}
