@@ -9,12 +9,16 @@ import (
 
 // Authorization data types, RFC 4120 section 7.5.4 and the RFCs that add to it.
 const (
-	adIfRelevant     = 1
-	adKDCIssued      = 4
-	adMandatoryToKDC = 8
-	adCAMMAC         = 96  // RFC 7751
-	adWin2KPAC       = 128 // MS-PAC
-	adSignTicket     = 512 // MIT and Heimdal, S4U2Proxy
+	adIfRelevant             = 1
+	adKDCIssued              = 4
+	adMandatoryToKDC         = 8
+	adInitialVerifiedCAs     = 9   // RFC 4556
+	adAuthenticationStrength = 70  // RFC 6113
+	adFXFastArmor            = 71  // RFC 6113
+	adCAMMAC                 = 96  // RFC 7751
+	adAuthIndicator          = 97  // RFC 8129
+	adWin2KPAC               = 128 // MS-PAC
+	adSignTicket             = 512 // MIT and Heimdal, S4U2Proxy
 	// adPrincipalID is ours: the immutable id of the ticket's client, inside AD-IF-RELEVANT, so that every acceptor passes over it
 	// (RFC 4120 section 5.2.6.1). Negative types are for local use (section 5.2.6).
 	adPrincipalID = -7749
@@ -65,9 +69,9 @@ func carriedAuthData(ad krb5.AuthorizationData) krb5.AuthorizationData {
 
 func signedElsewhere(e krb5.AuthorizationDataElement) bool {
 	if e.ADType != adIfRelevant {
-		return onlyKDC(e.ADType)
+		return kdcSigns(e.ADType)
 	}
-	return !bytes.HasPrefix(e.ADData, principalIDPrefix) && wrapsKDCData(e.ADData)
+	return !bytes.HasPrefix(e.ADData, principalIDPrefix) && wraps(e.ADData, kdcSigns)
 }
 
 // requestedAuthData is what a client may add to its ticket (RFC 4120 section 5.2.6): nothing that only a KDC may say, dropped in
@@ -78,7 +82,7 @@ func requestedAuthData(ad krb5.AuthorizationData) (krb5.AuthorizationData, error
 		switch {
 		case e.ADType == adMandatoryToKDC:
 			return nil, refused(krb5.ErrPolicy, "MANDATORY_AUTHDATA")
-		case onlyKDC(e.ADType), e.ADType == adIfRelevant && wrapsKDCData(e.ADData):
+		case onlyKDC(e.ADType), e.ADType == adIfRelevant && wraps(e.ADData, onlyKDC):
 		default:
 			out = append(out, e)
 		}
@@ -86,22 +90,32 @@ func requestedAuthData(ad krb5.AuthorizationData) (krb5.AuthorizationData, error
 	return out, nil
 }
 
+// onlyKDC are the types that no client may add.
 func onlyKDC(t int32) bool {
 	switch t {
-	case adKDCIssued, adCAMMAC, adWin2KPAC, adSignTicket, adPrincipalID:
+	case adInitialVerifiedCAs, adAuthenticationStrength, adFXFastArmor:
+		return true
+	}
+	return kdcSigns(t)
+}
+
+// kdcSigns are the types that a KDC signs, or would have to: for whom they were not made they are worth nothing.
+func kdcSigns(t int32) bool {
+	switch t {
+	case adKDCIssued, adCAMMAC, adAuthIndicator, adWin2KPAC, adSignTicket, adPrincipalID:
 		return true
 	}
 	return false
 }
 
-// wrapsKDCData looks into AD-IF-RELEVANT, one level deep: what lies deeper no acceptor reads as the KDC's word. What can't be read is dropped, too.
-func wrapsKDCData(b []byte) bool {
+// wraps looks into AD-IF-RELEVANT, one level deep: what lies deeper no acceptor reads as the KDC's word. What can't be read is dropped, too.
+func wraps(b []byte, forbidden func(int32) bool) bool {
 	inner, err := krb5.DecodeAuthorizationData(b)
 	if err != nil {
 		return true
 	}
 	for _, e := range inner {
-		if onlyKDC(e.ADType) || e.ADType == adIfRelevant {
+		if forbidden(e.ADType) || e.ADType == adIfRelevant {
 			return true
 		}
 	}
