@@ -198,7 +198,7 @@ func (s *Server) sealAS(q *request, f *asFacts, g *asGrant) ([]byte, error) {
 	})
 }
 
-// issuedName is the name as asked for, which may be an alias, unless the request lets the KDC canonicalize it (RFC 6806 section 6).
+// issuedName is the name as asked for, which may be an alias, unless the AS-REQ lets the KDC canonicalize it (RFC 6806 section 6).
 func issuedName(b *krb5.KDCReqBody, asked krb5.PrincipalName, p *kdb.Principal) krb5.PrincipalName {
 	if b.KDCOptions.Has(krb5.KDCOptCanonicalize) {
 		return p.Name

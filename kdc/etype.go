@@ -77,8 +77,7 @@ func sessionEType(realm *kdb.Realm, server, client *kdb.Principal, requested []k
 }
 
 func isLocalTGS(p *kdb.Principal) bool {
-	r, ok := p.Name.IsTGS()
-	return ok && r == p.Realm
+	return isTGS(p, p.Realm, p.Realm)
 }
 
 func consentsToRC4(p *kdb.Principal) bool {

@@ -74,12 +74,21 @@ func (s *Server) openHeaderTicket(q *request, h *tgsHeader) error {
 		return badHeader(krb5.ErrSPrincipalUnknown)
 	}
 	h.server = server
-	h.tgt = tgs && to == q.msg.ReqBody.Realm
+	h.tgt = tgs && to == q.msg.ReqBody.Realm && isTGS(server, t.Realm, to)
+	if !local && !h.tgt {
+		return badHeader(krb5.ErrNotUs)
+	}
 	if h.part, err = openTicket(server, fresh, t, q.now); err != nil {
 		return err
 	}
 	h.foreign, err = s.isForeign(q, t.Realm)
 	return err
+}
+
+// isTGS tells whether p is krbtgt/to of that realm by its own name. An alias called krbtgt is none: who knows its key must not make TGTs.
+func isTGS(p *kdb.Principal, realm, to string) bool {
+	r, ok := p.Name.IsTGS()
+	return ok && r == to && p.Realm == realm
 }
 
 // isForeign tells whether this cluster does not serve that realm.

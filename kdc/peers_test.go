@@ -2,6 +2,7 @@ package kdc
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"time"
 
@@ -157,7 +158,7 @@ func TestEncPARep(t *testing.T) {
 	check("TGS-REP", w.openTGS(w.send(b), r).rep.EncryptedPAData, sub, b)
 }
 
-// TestAliases: a name asked for comes back as asked unless the client lets the KDC canonicalize; the ticket's client is one and the same by id.
+// TestAliases: a name asked for comes back as asked, of an AS-REQ unless the client lets the KDC canonicalize; the ticket's client is one and the same by id.
 func TestAliases(t *testing.T) {
 	w := newWorld(t)
 	p := w.user("alice")
@@ -172,13 +173,54 @@ func TestAliases(t *testing.T) {
 	}
 	one := w.ticket(tgsReq{tgt: asked, server: "HTTP/www"})
 	two := w.ticket(tgsReq{tgt: canon, server: "HTTP/www", options: krb5.KDCOptCanonicalize})
-	if one.ticket.SName.String() != "HTTP/www" || two.ticket.SName.String() != "HTTP/web" || one.rep.SName.String() != "HTTP/www" || two.rep.SName.String() != "HTTP/web" {
-		t.Fatalf("%v, %v", one.ticket.SName, two.ticket.SName)
+	for _, c := range []*cred{one, two} { // MIT's clients and Java's look for the ticket under the name they asked for
+		if c.ticket.SName.String() != "HTTP/www" || c.rep.SName.String() != "HTTP/www" {
+			t.Fatalf("%v, %v", c.ticket.SName, c.rep.SName)
+		}
+	}
+	first := w.login(asReq{client: "alice", server: "HTTP/www", key: key, options: krb5.KDCOptCanonicalize})
+	if first.ticket.SName.String() != "HTTP/web" { // RFC 6806 section 6 has it for the AS
+		t.Fatalf("%v", first.ticket.SName)
 	}
 	w.store.remove("al") // and the alias is given to somebody else
 	other := w.user("mallory")
 	w.store.put(other, "al")
 	w.wantRefusal(w.send(w.tgsReq(tgsReq{tgt: asked, server: "HTTP/web"})), krb5.ErrTGTRevoked, "PRINCIPAL_ID_MISMATCH")
+}
+
+// TestAliasOfTheTGS: a krbtgt name that is an alias of something else makes no TGT of that one's tickets.
+func TestAliasOfTheTGS(t *testing.T) {
+	w := newWorld(t)
+	w.user("alice")
+	w.princ("HTTP/web")
+	w.store.realms["OTHER.COM"] = &kdb.Realm{Name: "OTHER.COM", MaxLife: time.Hour, MaxRenewableLife: time.Hour, ETypes: allAES}
+	evil := w.princ("host/evil")
+	tgt := w.login(asReq{client: "alice"})
+	svc := w.ticket(tgsReq{tgt: tgt, server: "host/evil"})
+	w.store.put(evil, "krbtgt/OTHER.COM") // of this realm, for another
+	other := *evil
+	other.Realm, other.Name = "OTHER.COM", mustName("host/evil")
+	w.store.put(&other, "krbtgt/"+testRealm) // of another, for this one
+	for name, edit := range map[string]func(*krb5.APReq){
+		"in the other realm": func(a *krb5.APReq) { a.Ticket.Realm, a.Ticket.SName = "OTHER.COM", krb5.TGSName(testRealm) },
+		"from this realm":    func(a *krb5.APReq) { a.Ticket.SName = krb5.TGSName("OTHER.COM") },
+	} {
+		r := tgsReq{tgt: svc, server: "HTTP/web", editAP: edit}
+		if reply := w.send(w.tgsReq(r)); w.refusalOf(reply).ErrorCode != krb5.ErrNotUs {
+			t.Errorf("%s: %s", name, describe(reply))
+		}
+	}
+	second := *svc
+	second.ticket.SName = krb5.TGSName(testRealm)
+	u2u := w.tgsReq(tgsReq{tgt: tgt, server: "alice", second: &second, options: krb5.KDCOptEncTktInSKey})
+	tgs := w.store.principals["krbtgt/"+testRealm+"@"+testRealm]
+	w.store.principals["krbtgt/"+testRealm+"@"+testRealm] = evil // the worst that a database can say
+	w.wantRefusal(w.send(w.tgsReq(tgsReq{tgt: svc, server: "HTTP/web", editAP: func(a *krb5.APReq) { a.Ticket.SName = krb5.TGSName(testRealm) }})), krb5.ErrNotUs, "BAD TGS SERVER NAME")
+	evil.Keys = append(slices.Clone(evil.Keys), tgs.Keys...) // that header tickets open is not the point here
+	evil.KVNO = 1
+	if e := w.refusalOf(w.send(u2u)); e.ErrorCode != krb5.ErrPolicy || e.EText != "2ND_TKT_NOT_TGS" {
+		t.Errorf("user to user: %v %s", e.ErrorCode, e.EText)
+	}
 }
 
 // TestForgedTGT: one for a user who is not in the database is served by MIT; not here, and neither is one with another's id or without any.
@@ -258,6 +300,9 @@ func TestClientCannotSpeakForTheKDC(t *testing.T) {
 		{"another's id", krb5.AuthorizationData{principalIDElement(bob.ID)}, 0},
 		{"a PAC", krb5.AuthorizationData{pac, wrap(pac), wrap(harmless, pac), wrap(wrap(pac)), harmless}, 1},
 		{"AD-KDC-ISSUED", krb5.AuthorizationData{{ADType: adKDCIssued}}, 0},
+		{"authentication indicators", krb5.AuthorizationData{{ADType: 97}, wrap(krb5.AuthorizationDataElement{ADType: 97}), harmless}, 1},
+		{"AD-INITIAL-VERIFIED-CAS", krb5.AuthorizationData{{ADType: 9}, wrap(krb5.AuthorizationDataElement{ADType: 9})}, 0},
+		{"types 70 and 71", krb5.AuthorizationData{{ADType: 70}, {ADType: 71}, wrap(harmless, krb5.AuthorizationDataElement{ADType: 71})}, 0},
 		{"nonsense in AD-IF-RELEVANT", krb5.AuthorizationData{{ADType: adIfRelevant, ADData: []byte("x")}}, 0},
 	} {
 		for _, subkey := range []bool{false, true} {

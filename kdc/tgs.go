@@ -158,6 +158,9 @@ func (s *Server) gatherSecond(q *request, f *tgsFacts) error {
 	if err != nil {
 		return notFound(err, krb5.ErrNoKey, "2ND_TKT_SERVER")
 	}
+	if !isTGS(tgs, t.Realm, f.body.Realm) {
+		return refused(krb5.ErrPolicy, "2ND_TKT_NOT_TGS")
+	}
 	if f.second, err = openTicket(tgs, fresh, t, q.now); err != nil {
 		return restatus(err, "2ND_TKT_DECRYPT")
 	}
@@ -307,7 +310,7 @@ func (s *Server) sealTGS(q *request, h *tgsHeader, f *tgsFacts, g *tgsGrant) ([]
 	if err != nil {
 		return nil, err
 	}
-	sname := issuedName(f.body, f.sname, f.server)
+	sname := f.sname // also when the client lets the KDC canonicalize: it looks for its ticket under this name, as MIT's KDC knows
 	if f.body.KDCOptions&sameTicketOptions != 0 {
 		sname = h.ticket.SName
 	}
