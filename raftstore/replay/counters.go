@@ -55,16 +55,22 @@ func (c *counters) activity(id [16]byte) Activity {
 
 // count notes a fresh attempt at now, in ms.
 func (c *counters) count(a Attempt, now int64) {
-	slot, known := c.slots[a.Principal]
-	if known {
-		c.unlink(slot)
-	} else {
-		slot = c.room()
-		c.slab[slot] = counter{id: a.Principal}
-		c.slots[a.Principal] = slot
-	}
+	slot := c.take(a.Principal)
 	c.slab[slot].note(a, now)
 	c.link(slot)
+}
+
+// take returns id's slot, made where there is none, in no list.
+func (c *counters) take(id [16]byte) uint32 {
+	slot, known := c.slots[id]
+	if known {
+		c.unlink(slot)
+		return slot
+	}
+	slot = c.room()
+	c.slab[slot] = counter{id: id}
+	c.slots[id] = slot
+	return slot
 }
 
 func (act *Activity) note(a Attempt, now int64) {

@@ -1,0 +1,41 @@
+package replay
+
+// Count notes an attempt at a time in ms, beside the log: for a State that is one node's own view of what it has heard and may not apply
+// yet, never for the one that the log builds. base is what the applied state says of the principal. Only Fresh was counted.
+func (s *State) Count(at int64, a Attempt, base Activity) Verdict {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at = min(max(at, s.now), timeMax)
+	s.advance(at)
+	if known := s.counters.activity(a.Principal); known.Merge(base) != known {
+		s.counters.set(a.Principal, known.Merge(base))
+	}
+	return s.applyAttempt(at, a)
+}
+
+// Attempted is what the State says of a failed attempt's proof, without recording it. Fresh: not counted yet.
+func (s *State) Attempted(p Proof) Verdict {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.seenNear(p)
+}
+
+// Merge is what two views of one principal come to, of which either may lack what the other has: the larger count, but none of the
+// failures that were before a success in the other.
+func (act Activity) Merge(o Activity) Activity {
+	out := Activity{LastFailure: max(act.LastFailure, o.LastFailure), LastSuccess: max(act.LastSuccess, o.LastSuccess)}
+	if act.LastFailure >= o.LastSuccess {
+		out.Failures = act.Failures
+	}
+	if o.LastFailure >= act.LastSuccess {
+		out.Failures = max(out.Failures, o.Failures)
+	}
+	return out
+}
+
+// set makes id's activity act, as the latest change.
+func (c *counters) set(id [16]byte, act Activity) {
+	slot := c.take(id)
+	c.slab[slot].Activity = act
+	c.link(slot)
+}
