@@ -78,18 +78,19 @@ func (s *Server) answer(ctx context.Context, q *request) []byte {
 // resent is the reply to a packet that was seen a moment ago, for which it may have to wait. What the first one proved holds for it, too.
 func (s *Server) resent(ctx context.Context, q *request, e *lookasideEntry) []byte {
 	q.ev.Lookaside, q.ev.Status = true, "ISSUE"
-	reply, proven, done := s.lookaside.replyOf(e)
+	o, done := s.lookaside.resultOf(e)
 	if done != nil {
 		q.ev.Status = "JOINED"
 		select {
 		case <-done:
-			reply, proven, _ = s.lookaside.replyOf(e)
+			o, _ = s.lookaside.resultOf(e)
 		case <-ctx.Done():
 			q.ev.Status = "HELD_TOO_LONG"
 		}
 	}
-	q.proven = proven
-	return reply
+	q.proven = o.proven
+	q.ev.Client, q.ev.Server, q.ev.TicketID, q.ev.FromTicketID = o.client, o.server, o.ticketID, o.fromTicketID
+	return o.reply
 }
 
 // exchangeOf tells by the application tag whether b is an AS-REQ or a TGS-REQ.
@@ -115,7 +116,8 @@ func (s *Server) work(ctx context.Context, q *request, t krb5.MsgType, entry *lo
 			q.ev.Status, q.ev.Code = "PANIC", krb5.ErrGeneric
 			reply, issued = s.refusal(&krb5.Error{Code: krb5.ErrGeneric}, q.names, q.now), false
 		}
-		s.lookaside.finish(entry, reply, q.proven, issued, q.now)
+		ev := q.ev
+		s.lookaside.finish(entry, result{reply, q.proven, issued, ev.Client, ev.Server, ev.TicketID, ev.FromTicketID}, q.now)
 	}()
 	reply, err := s.exchange(ctx, q, t)
 	if err == nil {

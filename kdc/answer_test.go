@@ -72,7 +72,7 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// TestHeldVerdict: the reply waits for the verdict; a resend from elsewhere joins, one from the same address is dropped; all in work are done once.
+// TestHeldVerdict: the reply waits for the verdict; a resend over TCP joins, one from the same address is dropped; all in work are done once.
 func TestHeldVerdict(t *testing.T) {
 	w := newWorld(t)
 	w.user("alice")
