@@ -24,7 +24,8 @@ func newKadminCommand() *cobra.Command {
 		Use:   "kadmin [-q QUERY] [COMMAND ARG...]",
 		Short: "MIT kadmin's commands, options and output",
 		Long: "Takes MIT kadmin's commands and options: with -q one command, with arguments one command, else a prompt.\n" +
-			"Unlike MIT's, it tells by its exit code when a command failed.",
+			"Unlike MIT's, it tells by its exit code when a command failed. -maxrenewlife 0 sets DISALLOW_RENEWABLE, since a record's zero leaves the\n" +
+			"life to the realm; a later -maxrenewlife takes it away again, unless a life stood beside it. getprinc shows the lives that hold.",
 		Example: "  charon kadmin -q 'addprinc -pw x +requires_preauth bob'\n  charon kadmin getprinc bob",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := connect(cmd)
