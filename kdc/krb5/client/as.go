@@ -259,30 +259,37 @@ func (x *asExchange) accept(msg, reply []byte) (*Credential, error) {
 	if err != nil {
 		return nil, &ReplyError{What: "its encrypted part is malformed", Err: err}
 	}
-	c := check{body: &x.body, rep: rep, part: part, crealm: x.r.Realm, cname: x.r.Client, now: x.r.now(), skew: x.r.skew()}
-	if err := errors.Join(c.reply(), c.initial(), checkEncPARep(k, part, msg)); err != nil {
+	verified, err := checkEncPARep(k, part, msg)
+	if err != nil {
+		return nil, err
+	}
+	c := check{
+		body: &x.body, rep: rep, part: part, crealm: x.r.Realm, cname: x.r.Client,
+		renamed: verified && x.body.KDCOptions.Has(krb5.KDCOptCanonicalize), now: x.r.now(), skew: x.r.skew(),
+	}
+	if err := errors.Join(c.reply(), c.initial()); err != nil {
 		return nil, err
 	}
 	return x.r.credential(rep, part, x.kdc), nil
 }
 
-// checkEncPARep verifies that the KDC got the request as it was sent, when it says it can tell (RFC 6806 section 11).
-func checkEncPARep(k *kcrypto.Key, part *krb5.EncKDCRepPart, msg []byte) error {
+// checkEncPARep verifies that the KDC got the request as it was sent, when it says it can tell (RFC 6806 section 11). verified: it says so, and it did.
+func checkEncPARep(k *kcrypto.Key, part *krb5.EncKDCRepPart, msg []byte) (verified bool, err error) {
 	if !part.Flags.Has(krb5.FlagEncPARep) {
-		return nil
+		return false, nil
 	}
 	pa := pick(part.EncryptedPAData, krb5.PAReqEncPARep)
 	if len(pa) == 0 {
-		return &ReplyError{What: "its checksum over the request is missing"}
+		return false, &ReplyError{What: "its checksum over the request is missing"}
 	}
 	sum, err := krb5.DecodeChecksum(pa[0].PADataValue)
 	if err == nil {
 		err = k.VerifyChecksum(sum.CksumType, kcrypto.UsageASReq, msg, sum.Checksum)
 	}
 	if err != nil {
-		return &ReplyError{What: "its checksum over the request is wrong", Err: err}
+		return false, &ReplyError{What: "its checksum over the request is wrong", Err: err}
 	}
-	return nil
+	return true, nil
 }
 
 // pick is the padata of one type.

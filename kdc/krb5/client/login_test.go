@@ -218,6 +218,26 @@ func TestASRepliesThatAreRefused(t *testing.T) {
 	}
 }
 
+// TestCanonicalizedClient: another client's name is believed when the KDC has proved that it got the request as it was sent (RFC 6806 section 11): the name
+// itself stands in the clear. Without canonicalize it never is.
+func TestCanonicalizedClient(t *testing.T) {
+	other := krb5.MkName(krb5.NTPrincipal, "alice2")
+	for _, c := range []struct{ canonicalize, encPARep, good bool }{{true, true, true}, {true, false, false}, {false, true, false}, {false, false, false}} {
+		f := newFake(t)
+		f.encPARep = c.encPARep
+		f.change = func(r *krb5.KDCRep, _ *krb5.EncKDCRepPart) { r.CName = other }
+		got, err := login(t, f.serve(), func(r *client.ASRequest) {
+			if c.canonicalize {
+				r.Options |= krb5.KDCOptCanonicalize
+			}
+		})
+		var refused *client.ReplyError
+		if c.good && (err != nil || !got.Client.Equal(other)) || !c.good && !errors.As(err, &refused) {
+			t.Errorf("canonicalize %v, enc-pa-rep %v: %v", c.canonicalize, c.encPARep, err)
+		}
+	}
+}
+
 func TestASReplyThatIsGarbage(t *testing.T) {
 	for name, spoil := range map[string]func([]byte) []byte{
 		"cut":            func(b []byte) []byte { return b[:len(b)-1] },

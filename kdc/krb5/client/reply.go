@@ -48,8 +48,11 @@ type check struct {
 	part   *krb5.EncKDCRepPart
 	crealm string
 	cname  krb5.PrincipalName
-	now    time.Time
-	skew   time.Duration
+	// renamed: the client may come back under another name, which an AS may give it (RFC 6806 section 6) and a TGS not. The name stands in the
+	// clear, so it needs the KDC's word that nobody changed the exchange.
+	renamed bool
+	now     time.Time
+	skew    time.Duration
 }
 
 // reply checks what AS and TGS replies share (RFC 4120 sections 3.1.5 and 3.3.4). What fails first is the error.
@@ -62,7 +65,7 @@ func (c *check) reply() error {
 	}{
 		{p.Nonce == b.Nonce, "its nonce is not the request's"},
 		{c.rep.CRealm == c.crealm, "it is for a client of another realm"},
-		{canonicalize || c.rep.CName.Equal(c.cname), "it is for another client"},
+		{c.renamed || c.rep.CName.Equal(c.cname), "it is for another client"},
 		{p.SRealm == t.Realm && p.SName.Equal(t.SName), "the ticket names another server than the sealed part"},
 		{p.SRealm == b.Realm, "it is for a server of another realm"},
 		{canonicalize || p.SName.Equal(*b.SName), "it is for another server"},
