@@ -51,7 +51,10 @@ func (p *proofs) run(ctx context.Context) {
 		}
 		t.Stop()
 	}
-	p.fail(kdb.ErrUnavailable)
+	for _, w := range p.take() {
+		w.err = kdb.ErrUnavailable
+		close(w.done)
+	}
 }
 
 // session works with one leader until the link breaks or another leads.
@@ -148,6 +151,7 @@ func (p *proofs) frame(f *sent) *frame {
 	out := &frame{id: f.id, clock: p.s.cfg.Now().UnixMilli(), skew: wholeSeconds(p.s.cfg.ClockSkew), commit: f.probe, items: make([]item, len(f.pending))}
 	for i, w := range f.pending {
 		out.items[i] = w.item
+		w.sent = true
 	}
 	return out
 }
@@ -183,6 +187,7 @@ func (p *proofs) answered(a *frameAnswer) bool {
 			p.joinedAt = a.index
 		}
 	}
+	p.resubmit(f, a.index)
 	p.mu.Unlock()
 	observe := p.s.cfg.Observe.ReplayWait
 	for i, w := range f.pending {
@@ -194,6 +199,29 @@ func (p *proofs) answered(a *frameAnswer) bool {
 	}
 	p.signal()
 	return true
+}
+
+// resubmit has the journal of a node that was cut off decided, a batch at a time; f was just answered. mu is held.
+func (p *proofs) resubmit(f *sent, index uint64) {
+	if n := f.journalled(); n > 0 {
+		p.s.heard.decided(n, index)
+	}
+	if p.state != stateReady {
+		return
+	}
+	for _, j := range p.s.heard.resubmit(frameItems, p.s.cfg.Now().UnixMilli()) {
+		p.queue = append(p.queue, &pending{item: j.item, at: time.Now(), done: make(chan struct{}), journal: true, sent: j.sent})
+		p.waiting++
+	}
+}
+
+func (f *sent) journalled() (n int) {
+	for _, w := range f.pending {
+		if w.journal {
+			n++
+		}
+	}
+	return n
 }
 
 // watch declares the node cut off when it has had no leader, or no verdict, for too long.
@@ -217,8 +245,9 @@ func (p *proofs) watch(ctx context.Context) {
 		}
 		p.mu.Unlock()
 		if lost {
-			p.fail(kdb.ErrUnavailable)
+			p.giveUp()
 		}
+		p.s.heard.settle()
 	}
 }
 
@@ -235,9 +264,27 @@ func (p *proofs) oldest() *pending {
 	return nil
 }
 
-// fail answers everything that waits. A late verdict finds nobody, and the proof is spent.
-func (p *proofs) fail(err error) {
+// giveUp answers everything that waits and counts here what was an attempt.
+func (p *proofs) giveUp() {
+	var again []journalled
+	for _, w := range p.take() {
+		if w.journal {
+			again = append(again, journalled{w.item, w.sent})
+		} else {
+			p.countHere(w.item, w.sent) // before its reply leaves
+		}
+		w.err = kdb.ErrUnavailable
+		close(w.done)
+	}
+	if len(again) > 0 {
+		p.s.heard.again(again)
+	}
+}
+
+// take removes everything that waits. A late verdict finds nobody, and the proof is spent.
+func (p *proofs) take() []*pending {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	var all []*pending
 	kept := p.flight[:0:0]
 	for _, f := range p.flight {
@@ -249,11 +296,7 @@ func (p *proofs) fail(err error) {
 	}
 	all = append(all, p.queue...)
 	p.flight, p.queue, p.waiting = kept, nil, 0
-	p.mu.Unlock()
-	for _, w := range all {
-		w.err = err
-		close(w.done)
-	}
+	return all
 }
 
 func (p *proofs) connect(ctx context.Context, leader raft.ServerID, broken func()) (link, error) {

@@ -66,10 +66,12 @@ type proofs struct {
 // pending is one submitted proof. It implements kdb.Pending.
 type pending struct {
 	item item
-	at   time.Time
-	done chan struct{}
-	v    kdb.Verdict
-	err  error
+	// journal: it was counted while this node was cut off, and nobody waits for it.
+	journal, sent bool
+	at            time.Time
+	done          chan struct{}
+	v             kdb.Verdict
+	err           error
 }
 
 // sent is a frame whose answer is not in.
@@ -130,25 +132,25 @@ func (p *proofs) Attempt(a kdb.Attempt) kdb.Pending {
 		it.UnlockedAt = a.UnlockedAt.UnixMilli()
 	}
 	if !a.Failed {
-		act := p.s.state.Activity(a.Client)
+		act := p.s.heard.activity(a.Client)
 		it.attempt = act.Failures > 0 || p.s.cfg.Now().UnixMilli()-act.LastSuccess >= successResolution.Milliseconds()
 	}
 	return p.enqueue(it)
 }
 
 // SeenHere implements kdb.Proofs. It notes the proof, so that of two copies that come at once only one is new; and it looks into the
-// applied cluster state, which knows what other nodes saw.
+// cluster's state as far as it has heard of it, which knows what other nodes saw.
 func (p *proofs) SeenHere(proof kdb.Proof) bool {
 	pr, err := p.hash(proof)
 	if err != nil {
 		return false
 	}
-	return p.seen.check(pr) || p.s.state.Contains(pr) == replay.Repeat
+	return p.seen.check(pr) || p.s.heard.copied(pr)
 }
 
-// Activity implements kdb.Proofs.
+// Activity implements kdb.Proofs: what was applied, and what this node has heard of beyond that.
 func (p *proofs) Activity(id kdb.ID) kdb.Activity {
-	a := p.s.state.Activity(id)
+	a := p.s.heard.activity(id)
 	return kdb.Activity{Failures: a.Failures, LastFailure: millis(a.LastFailure), LastSuccess: millis(a.LastSuccess)}
 }
 
@@ -157,6 +159,7 @@ func (p *proofs) enqueue(it item) kdb.Pending {
 	switch {
 	case p.state == stateCutOff:
 		p.mu.Unlock()
+		p.countHere(it, false)
 		return refused{kdb.ErrUnavailable}
 	case p.waiting >= queueMax:
 		p.mu.Unlock()
@@ -171,6 +174,13 @@ func (p *proofs) enqueue(it item) kdb.Pending {
 	p.mu.Unlock()
 	p.signal()
 	return w
+}
+
+// countHere counts an attempt that no leader answered. sent: one may have got it all the same.
+func (p *proofs) countHere(it item, sent bool) {
+	if p.s.heard.count(it, sent, p.s.cfg.Now().UnixMilli()) {
+		p.s.cfg.Logger.Warn("cut off, and the journal of attempts is full: further ones count on this node only", "held", journalMax)
+	}
 }
 
 func (p *proofs) signal() {

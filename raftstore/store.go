@@ -44,6 +44,7 @@ type Store struct {
 	state   *replay.State
 	applied *watermark // realm group
 	counted *watermark // replay group
+	heard   *heard
 	mux     *peer.Mux
 	fwd     *forward.Forward
 	realm   *group
@@ -177,6 +178,10 @@ func (s *Store) openReplay() error {
 	s.counted = newWatermark(0)
 	s.caching = &replayFSM{state: s.state, fatal: s.fatal, applied: s.counted, installed: g.log.NoteInstall, dir: g.dir, snapshots: received}
 	g.fsm = s.caching
+	s.heard = newHeard(s.state, s.counted)
+	if err := s.heard.tail(g.log, received); err != nil {
+		return fmt.Errorf("reading the end of the replay log in %s: %w", g.dir, err)
+	}
 	return nil
 }
 
