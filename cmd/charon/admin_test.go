@@ -245,3 +245,26 @@ func TestCompletionAndVersion(t *testing.T) {
 		n.want(exitUsage, []string{"charon: ", "--help"}, args...)
 	}
 }
+
+// The prompt for a password names the principal in full.
+func TestFullName(t *testing.T) {
+	newFakeNode(t)
+	c, err := connect(root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for text, want := range map[string]string{"alice": "alice@EXAMPLE.COM", "HTTP/web": "HTTP/web@EXAMPLE.COM", "a@OTHER": "a@OTHER"} {
+		if got, err := fullName(t.Context(), c, text); err != nil || got != want {
+			t.Errorf("%s: %s %v", text, got, err)
+		}
+	}
+	t.Setenv("CHARON_ADDR", "unix:///nowhere/admin.sock")
+	if c, err = connect(root()); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := fullName(t.Context(), c, "alice"); exitOf(err) != exitNotDone {
+		t.Errorf("nobody there: %v", err)
+	}
+}

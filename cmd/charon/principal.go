@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/charon-kdc/charon/kdc/kdb"
+	"github.com/charon-kdc/charon/kdc/krb5"
 	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
 	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
 )
@@ -50,7 +51,7 @@ func (k *keyFlags) add(cmd *cobra.Command, withNone bool) {
 }
 
 // keys asks for the password if no flag says where the keys come from.
-func (k *keyFlags) keys(cmd *cobra.Command, name string) (*adminv1.NewKeys, error) {
+func (k *keyFlags) keys(ctx context.Context, cmd *cobra.Command, c *connection, name string) (*adminv1.NewKeys, error) {
 	out := &adminv1.NewKeys{}
 	var err error
 	if out.Keysalts, err = parseKeysalts(k.keysalts); err != nil {
@@ -71,10 +72,26 @@ func (k *keyFlags) keys(cmd *cobra.Command, name string) (*adminv1.NewKeys, erro
 	if k.stdin {
 		p, err = passwordFromStdin(cmd)
 	} else {
+		if name, err = fullName(ctx, c, name); err != nil {
+			return nil, err
+		}
 		p, err = askNewPassword(cmd, "Password for "+name+": ", "Again: ", "--password-stdin, --random or --nokey")
 	}
 	out.Source = &adminv1.NewKeys_Password{Password: p}
 	return out, err
+}
+
+// fullName is a name with its realm, for whoever is to type a password for it. That no node answers is told before he does.
+func fullName(ctx context.Context, c *connection, text string) (string, error) {
+	r, err := c.cluster().GetRealm(ctx, &adminv1.GetRealmRequest{Consistency: adminv1.Consistency_CONSISTENCY_LOCAL})
+	if err != nil {
+		return "", err
+	}
+	n, realm, err := krb5.ParsePrincipal(text, r.GetRealm().GetName())
+	if err != nil {
+		return "", err
+	}
+	return krb5.FormatPrincipal(n, realm), nil
 }
 
 // parseKeysalts reads MIT's list: etype:salt, separated by commas or blanks.
@@ -191,7 +208,7 @@ func principalAdd() *cobra.Command {
 				return err
 			}
 			return withConnection(cmd, func(ctx context.Context, c *connection) error {
-				source, err := keys.keys(cmd, args[0])
+				source, err := keys.keys(ctx, cmd, c, args[0])
 				if err != nil {
 					return err
 				}
@@ -549,7 +566,7 @@ func principalPassword() *cobra.Command {
 		Use: "password NAME", Aliases: []string{"passwd"}, Short: "set a password; asks for it", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withConnection(cmd, func(ctx context.Context, c *connection) error {
-				source, err := keys.keys(cmd, args[0])
+				source, err := keys.keys(ctx, cmd, c, args[0])
 				if err != nil {
 					return err
 				}
