@@ -37,7 +37,8 @@ type Principal struct {
 	// Keys, newest kvno first, and within one kvno in the realm's order of preference.
 	Keys       []Key
 	Attributes Attributes
-	// MaxLife and MaxRenewableLife bound tickets for this client or service. Zero: only the realm's bound counts.
+	// MaxLife and MaxRenewableLife bound tickets for this client or service. Zero: only the realm's bound counts. (MIT's database says by a zero
+	// MaxRenewableLife that tickets are not renewable; here that is DisallowRenewable, and whoever takes over such a zero sets it.)
 	MaxLife, MaxRenewableLife time.Duration
 	// Expiration and PasswordExpiration: the zero time means never.
 	Expiration, PasswordExpiration time.Time
