@@ -107,6 +107,15 @@ func (g *group) checkLog(applied, term, installed uint64) error {
 	return err
 }
 
+// handOverSlow has a leader whose disk is slow hand over, once the write that is slow has ended. It is called beside that write and waits for
+// nothing: if no other voter takes over, the next slow write tries again.
+func (g *group) handOverSlow() {
+	if g.ready.Load() {
+		g.s.cfg.Logger.Warn("the disk is slow; handing leadership over", "group", g.name)
+		g.raft.LeadershipTransfer()
+	}
+}
+
 func (g *group) config() *raft.Config {
 	t := g.s.cfg.Timing
 	c := raft.DefaultConfig()

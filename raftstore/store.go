@@ -145,14 +145,7 @@ func (s *Store) openRealm() error {
 func (s *Store) openReplay() error {
 	g := s.newGroup(replayGroup, s.replayID)
 	s.replay = g
-	// A replay leader whose disk is slow delays every TGS: it hands over.
-	slow := func() {
-		if g.ready.Load() {
-			s.cfg.Logger.Warn("the disk is slow; handing the replay group over")
-			go g.raft.LeadershipTransfer()
-		}
-	}
-	if err := g.openLog(slow); err != nil {
+	if err := g.openLog(g.handOverSlow); err != nil {
 		return err
 	}
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(g.dir, 1, newHCLogger(s.cfg.Logger, g.name, &s.stopping))

@@ -208,6 +208,35 @@ func TestStallIsFatal(t *testing.T) {
 	}
 }
 
+// Slow is told while the write still runs, and only of a slow one.
+func TestSlowWriteIsReported(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "log.db"))
+	defer s.Close()
+	block := make(chan struct{})
+	slow := make(chan struct{}, 1)
+	s.opts.Slow = func() { slow <- struct{}{} }
+	if err := s.StoreLog(&raft.Log{Index: 1, Term: 1}); err != nil {
+		t.Fatal(err)
+	}
+	s.bolt = &faulty{backend: s.bolt, block: block}
+	done := make(chan error, 1)
+	go func() { done <- s.StoreLog(&raft.Log{Index: 2, Term: 1}) }()
+	select {
+	case <-slow:
+	case err := <-done:
+		t.Fatal("the write ended:", err)
+	case <-time.After(8 * time.Second):
+		t.Error("a slow write went unnoticed")
+	}
+	close(block)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if len(slow) > 0 {
+		t.Error("reported twice")
+	}
+}
+
 func TestSnapshotLoop(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "log.db"))
 	defer s.Close()
