@@ -164,10 +164,10 @@ func (s *Server) verifyAuthenticator(q *request, h *tgsHeader, ap *krb5.APReq) e
 		return badHeader(krb5.ErrBadMatch)
 	case !krb5.AddressedTo(h.part.CAddr, q.Peer.Addr()):
 		return badHeader(krb5.ErrBadAddr)
-	case auth.Time().Sub(q.now).Abs() > s.cfg.ClockSkew:
+	case auth.Time().Sub(q.now).Abs() > s.skew():
 		return badHeader(krb5.ErrSkew)
 	}
-	if err := checkHeaderTimes(h.part, q.msg.ReqBody.KDCOptions, q.now, s.cfg.ClockSkew); err != nil {
+	if err := checkHeaderTimes(h.part, q.msg.ReqBody.KDCOptions, q.now, s.skew()); err != nil {
 		return err
 	}
 	return verifyBody(q.msg.RawBody, h.part.Key, auth.Cksum)

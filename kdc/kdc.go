@@ -42,6 +42,8 @@ type Config struct {
 	Rand io.Reader
 	// ClockSkew is how far a client's clock may be off, either way (RFC 4120 section 3.1.3). At most 1h; zero means 5m.
 	ClockSkew time.Duration
+	// SkewNow, when not nil, is what the replay cache covers now: a smaller one than ClockSkew counts in its place.
+	SkewNow func() time.Duration
 	// Logger gets our own faults and panics, never a request's ordinary refusal. Nil: silence.
 	Logger *slog.Logger
 	// Observe gets one Event for each request, once, after the reply was decided. It must not block, and may keep the Event. Nil: none.
@@ -117,6 +119,14 @@ type Server struct {
 	guesses   *guesses
 	// staleSince is when the node was first seen to be no longer fresh; nil while it is.
 	staleSince atomic.Pointer[time.Time]
+}
+
+// skew is how far a client's clock may be off now.
+func (s *Server) skew() time.Duration {
+	if s.cfg.SkewNow == nil {
+		return s.cfg.ClockSkew
+	}
+	return min(s.cfg.ClockSkew, s.cfg.SkewNow())
 }
 
 // New makes a Server. It panics when a required field of c is missing, or ClockSkew is out of range: those are the caller's errors, found at start.

@@ -87,7 +87,7 @@ func (s *Server) await(ctx context.Context, q *request, p kdb.Pending) error {
 // gatherTGS looks up whom the tickets and the request name, as they are now.
 func (s *Server) gatherTGS(q *request, h *tgsHeader) (*tgsFacts, error) {
 	b := &q.msg.ReqBody
-	f := &tgsFacts{body: b, realm: q.realm, header: h.part, headerServer: h.server, headerRealm: h.ticket.Realm, headerTGT: h.tgt, foreign: h.foreign, now: q.now, skew: s.cfg.ClockSkew}
+	f := &tgsFacts{body: b, realm: q.realm, header: h.part, headerServer: h.server, headerRealm: h.ticket.Realm, headerTGT: h.tgt, foreign: h.foreign, now: q.now, skew: s.skew()}
 	var err error
 	if f.client, err = s.clientOf(q, h.part, h.foreign); err != nil {
 		return nil, err
