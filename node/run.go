@@ -201,7 +201,7 @@ func identityOf(creds *ownCert) peer.Identity {
 func (s *server) openKDC() error {
 	answerer := kdc.New(kdc.Config{
 		Store: s.store.KDB(), Proofs: s.store.Proofs(), Now: time.Now, Rand: rand.Reader,
-		ClockSkew: s.c.KDC.ClockSkew.Duration, SkewNow: s.store.ClockSkew, Logger: s.log, Observe: s.observe,
+		ClockSkew: s.c.KDC.ClockSkew.Duration, SkewNow: s.store.ClockSkew, Logger: s.log, Observe: s.observe, Nodes: s.store.Nodes,
 	})
 	addr, err := netip.ParseAddrPort(s.c.KDC.Addresses[0])
 	if err != nil {

@@ -40,6 +40,8 @@ type group struct {
 
 	// ready: this node leads and has applied everything before its term.
 	ready atomic.Bool
+	// led, if set, is called at the start of a term, before ready; set before start.
+	led func()
 	// duties run while ready; set before start.
 	duties func(ctx context.Context)
 
@@ -310,6 +312,9 @@ func (g *group) watch(ctx context.Context) {
 func (g *group) lead(ctx context.Context) {
 	if !g.barrier(ctx) {
 		return
+	}
+	if g.led != nil {
+		g.led()
 	}
 	g.ready.Store(true)
 	g.notify()

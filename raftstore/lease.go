@@ -94,12 +94,49 @@ func (l *lease) ask(ctx context.Context) (uint64, bool) {
 	return resp.GetIndex(), true
 }
 
+// grants is the leader's memory of when each member last asked it for a lease.
+type grants struct {
+	mu    sync.Mutex
+	asked map[peer.NodeID]time.Time
+	// since is when this node last began to lead: earlier leaders' grants were asked for before it.
+	since time.Time
+}
+
+// lead begins a term of leadership.
+func (g *grants) lead(now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.since, g.asked = now, map[peer.NodeID]time.Time{}
+}
+
+// note remembers a question. Membership bounds the map: only members are granted anything.
+func (g *grants) note(id peer.NodeID, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.asked == nil {
+		g.asked = map[peer.NodeID]time.Time{}
+	}
+	g.asked[id] = now
+}
+
+// last is the latest moment at which id can have asked for a grant that is in force.
+func (g *grants) last(id peer.NodeID) time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if t := g.asked[id]; t.After(g.since) {
+		return t
+	}
+	return g.since
+}
+
 // grantLease is the leader's side. The index is read first and leadership proved after, so the index holds everything that
-// was acknowledged when the question came.
+// was acknowledged when the question came. The question is noted before the index is read: a grant that lacks a write is
+// known to whoever waits for the write to be everywhere.
 func (s *Store) grantLease(ctx context.Context, to peer.NodeID) (uint64, bool) {
 	if !s.started.Load() || !s.realm.ready.Load() || !s.configuredMember(to) {
 		return 0, false
 	}
+	s.grants.note(to, time.Now())
 	index := s.applied.get()
 	if err := s.realm.await(ctx, func() raft.Future { return s.realm.raft.VerifyLeader() }); err != nil {
 		return 0, false
@@ -118,28 +155,36 @@ func (s *Store) configuredMember(id peer.NodeID) bool {
 }
 
 // WaitAllApplied returns when every member has applied index or its freshness lease has run out (DESIGN.md section 5), at most about
-// the lease after the call. index must be a Result's: applied on the leader. late names the members that have not. The error is ctx's.
+// the lease after the call; a member that has been away for longer than that is not waited for. index must be a Result's: applied on
+// the leader. late names the members that have not, as far as was asked. The error is ctx's.
 func (s *Store) WaitAllApplied(ctx context.Context, index uint64) (late []NodeRef, err error) {
-	// A hundredth more, for clocks that run at slightly other rates.
-	bound := time.Now().Add(s.cfg.Timing.Fresh + s.cfg.Timing.Fresh/100 + time.Millisecond)
-	limited, cancel := context.WithDeadline(ctx, bound)
-	defer cancel()
+	leads := s.realm.ready.Load()
+	now := time.Now()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for id := range s.members.all() {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		until := s.leaseEnd(now)
+		if leads {
+			until = s.leaseEnd(s.grants.last(id))
+		}
+		wg.Go(func() {
+			limited, cancel := context.WithDeadline(ctx, until)
+			defer cancel()
 			if !s.appliedAt(limited, id, index) {
 				<-limited.Done()
 				mu.Lock()
 				defer mu.Unlock()
 				late = append(late, s.ref(id))
 			}
-		}()
+		})
 	}
 	wg.Wait()
 	return late, ctx.Err()
+}
+
+// leaseEnd is when a lease that was asked for at that moment is over on every clock: a hundredth more, since clocks run at slightly other rates.
+func (s *Store) leaseEnd(asked time.Time) time.Time {
+	return asked.Add(s.cfg.Timing.Fresh + s.cfg.Timing.Fresh/100 + time.Millisecond)
 }
 
 // appliedAt asks one member, and waits there.

@@ -35,6 +35,17 @@ func TestAcknowledgedPastAPartitionedMember(t *testing.T) {
 	if took > 5*time.Second {
 		t.Errorf("acknowledged after %v", took)
 	}
+	// By now the leader knows that the member's lease is over: the next change does not wait for it, and need not.
+	if end := l.store.leaseEnd(l.store.grants.last(f.id)); time.Now().Before(end) {
+		t.Errorf("the leader believes in the lease of a member that is away, until %v", end)
+	}
+	r = l.propose(create(c.principal("carol", 1)))
+	if late, err := l.store.WaitAllApplied(ctx, r.GetIndex()); err != nil || len(late) == 0 || late[0].ID != f.id {
+		t.Fatalf("late: %v, %v", late, err)
+	}
+	if f.store.KDB().Fresh() {
+		t.Error("acknowledged while a member that has not applied it is fresh")
+	}
 	f.heal()
 	c.waitReady()
 	if _, err := f.lookup("alice"); err != nil {
@@ -164,5 +175,24 @@ func TestLearnedMembers(t *testing.T) {
 	m.learn(index+1, map[peer.NodeID]string{stranger: "127.0.0.1:1"})
 	if !m.allowed(stranger) || m.all()[stranger] != "127.0.0.1:1" {
 		t.Error("a newer configuration was not learned")
+	}
+}
+
+// A question for a lease is known to the leader before it is answered, and a new leader answers for the grants of those before it.
+func TestGrants(t *testing.T) {
+	var g grants
+	begin := time.Now()
+	a, b := peer.NodeID{1}, peer.NodeID{2}
+	g.lead(begin)
+	g.note(a, begin.Add(time.Second))
+	if got := g.last(a); !got.Equal(begin.Add(time.Second)) {
+		t.Errorf("a asked at %v", got)
+	}
+	if got := g.last(b); !got.Equal(begin) {
+		t.Errorf("b, which never asked, counts from %v, want the begin of the term: an earlier leader may have granted until then", got)
+	}
+	g.lead(begin.Add(time.Minute))
+	if got := g.last(a); !got.Equal(begin.Add(time.Minute)) {
+		t.Errorf("in another term a counts from %v, want its begin", got)
 	}
 }

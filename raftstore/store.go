@@ -53,6 +53,7 @@ type Store struct {
 	members *members
 	clocks  *clocks
 	lease   *lease
+	grants  grants
 	kdb     *principals
 	proofs  *proofs
 	commit  *committer
@@ -117,6 +118,7 @@ func (s *Store) open() error {
 	s.kdb = newPrincipals(s)
 	s.commit = newCommitter(s)
 	s.proofs = newProofs(s)
+	s.realm.led = func() { s.grants.lead(time.Now()) }
 	s.realm.duties = s.leadRealm
 	s.replay.duties = s.leadReplay
 	return nil
@@ -295,6 +297,9 @@ func (s *Store) waitReady(ctx context.Context, g *group) error {
 		}
 	}
 }
+
+// Nodes is how many members the cluster has, non-voters included, as far as this node knows.
+func (s *Store) Nodes() int { return len(s.members.all()) }
 
 func (s *Store) membershipChanged() {
 	select {
