@@ -96,7 +96,7 @@ type AuditEvent struct {
 	Forwarded bool
 }
 
-// Config is what a Service works with. Store, Reader, Sealer and NodeName are required.
+// Config is what a Service works with. Store, Reader, Sealer, NodeName, Now and Rand are required.
 type Config struct {
 	Store     Store
 	Reader    Reader
@@ -110,7 +110,7 @@ type Config struct {
 	Version     string
 	// Stats is what this node measured of itself. It must not block. Nil: nothing is known.
 	Stats func() *adminv1.NodeStats
-	// Now and Rand default to nothing: node hands them in.
+	// Now is the wall clock, Rand makes keys and ids.
 	Now    func() time.Time
 	Rand   io.Reader
 	Logger *slog.Logger

@@ -23,7 +23,7 @@ const (
 	requestBytesMax  = 64 << 10
 	portKerberos     = 88
 	portKpasswd      = 464
-	// A UDP reply to who has proved nothing is at most this long, or this many times its request, whichever is more (DESIGN.md section 8).
+	// A UDP reply to who has proved nothing is at most this long, or this many times its request, whichever is more.
 	unprovenReplyBytes  = 512
 	unprovenReplyFactor = 3
 	// requestedETypesMax bounds what an Event keeps of a request's enctypes.

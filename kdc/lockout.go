@@ -49,12 +49,12 @@ const (
 )
 
 // guesses admits proofs at clients that can be locked out, so that guesses sent in parallel do not all pass before the first of them
-// is counted (RAFT.md section 5).
+// is counted.
 //
 // A try is open from before the proof is looked at until it held, which is at once, or until its failure was counted, which takes as long as the
 // majority does. One at a time is open at a client. So guesses sent to all nodes at once overstep the limit by at most one try a node.
 //
-// When the count of a failure does not come, as between leaders, a good proof shall pass it nevertheless (DESIGN.md section 5). After
+// When the count of a failure does not come, as between leaders, a good proof shall pass it nevertheless. After
 // guessPatience another try is let in, and another after that, up to this node's share of the tries that are left: each may have 1 + left/nodes open.
 // Nothing is counted anywhere meanwhile, so all nodes together still keep to the same bound. A client that is so close to its limit that
 // the share is nothing waits for the count, whatever its proof.

@@ -190,8 +190,7 @@ func overshoot(t *testing.T, nodes, limit, before int, electing bool) int {
 	return before + len(w.proofs.attempts)
 }
 
-// TestGoodProofPassesHeldFailure: while nobody leads, or this node does not know the newest, a wrong proof's reply is held and a good proof is answered
-// (DESIGN.md section 5, "electing").
+// TestGoodProofPassesHeldFailure: while nobody leads, or this node does not know the newest, a wrong proof's reply is held and a good proof is answered.
 func TestGoodProofPassesHeldFailure(t *testing.T) {
 	for name, stale := range map[string]bool{"electing": false, "stale": true} {
 		t.Run(name, func(t *testing.T) {

@@ -15,7 +15,7 @@ const (
 )
 
 // lookaside gives a packet which is sent again the reply it got before (RFC 4120 section 3.1.2), and joins it to the work if there is
-// no reply yet. It is a matter of this node and of seconds; the replay cache is another thing (RAFT.md section 2).
+// no reply yet. It is a matter of this node and of seconds; the replay cache is another thing (raftstore/DESIGN.md, "The replay state machine").
 //
 // A packet is its bytes and the host it came from: a ticket may be bound to an address, and only the work finds that out. (The same bytes from
 // another host are Same to the replay cache, and are answered unless the address forbids.)

@@ -151,7 +151,7 @@ var tgsUnsupported = []tgsRule{
 	}},
 }
 
-// tgsClientRules hold the client as it is now (FAULTS.md: what MIT lets pass until the TGT ends).
+// tgsClientRules hold the client as it is now (MIT lets these pass until the TGT ends).
 var tgsClientRules = []tgsRule{
 	{"CLIENT LOCKED OUT", krb5.ErrClientRevoked, func(f *tgsFacts) bool { return f.client.Attributes.Has(kdb.DisallowAllTix) }},
 	{"CLIENT EXPIRED", krb5.ErrNameExp, func(f *tgsFacts) bool { return past(f.client.Expiration, f.now) }},

@@ -13,7 +13,7 @@ import (
 const (
 	// freshPoll is how often a held reply looks whether the node's lease on its freshness is back.
 	freshPoll = 10 * time.Millisecond
-	// freshHoldMax is when a node is cut off rather than between leaders (RAFT.md section 5).
+	// freshHoldMax is when a node is cut off rather than between leaders (raftstore/DESIGN.md, "The pipeline").
 	freshHoldMax = 3 * time.Second
 )
 

@@ -93,7 +93,7 @@ func mustKey(t *testing.T, e kcrypto.EType, password string) *kcrypto.Key {
 	return k
 }
 
-// TestOneGuessARequest: MIT tries each of several timestamps, so 80 guesses did not lock an account with three (PEERS.md).
+// TestOneGuessARequest: MIT tries each of several timestamps, so 80 guesses did not lock an account with three.
 func TestOneGuessARequest(t *testing.T) {
 	w := newWorld(t)
 	p := w.user("alice")

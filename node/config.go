@@ -19,7 +19,7 @@ type Config struct {
 	Admin AdminConfig `toml:"admin" doc:"The admin API: gRPC over TLS for client certificates, and a unix socket for root on this host."`
 	Peer  PeerConfig  `toml:"peer" doc:"Node to node: Raft, forwarding and join, mutual TLS on one port."`
 	HTTP  HTTPConfig  `toml:"http" doc:"/livez, /readyz and /metrics, in clear text. It says nothing about principals."`
-	Audit AuditConfig `toml:"audit" doc:"One JSON line for every request that the KDC answers."`
+	Audit AuditConfig `toml:"audit" doc:"One JSON line for every request that the KDC answers or drops, and for every admin call."`
 	Log   LogConfig   `toml:"log" doc:"What the process says about itself, on standard error."`
 	Raft  RaftConfig  `toml:"raft" doc:"Replication."`
 	Drain DrainConfig `toml:"drain" doc:"What happens between SIGTERM and the end; 10 s at most in all."`

@@ -10,7 +10,7 @@ import (
 	"github.com/charon-kdc/charon/raftstore"
 )
 
-// The LAN column of RAFT.md section 12, which raft.performance multiplies.
+// The timings for a LAN, which raft.performance multiplies.
 const (
 	heartbeat = 500 * time.Millisecond
 	lease     = 250 * time.Millisecond

@@ -72,7 +72,7 @@ func (c *clocks) readings() (own int64, all []int64) {
 }
 
 // stamp is the cluster's time by its clocks: the lower median of the members' clocks, so that one broken
-// clock, the leader's or another's, moves nothing (RAFT.md section 3). In ms since the epoch.
+// clock, the leader's or another's, moves nothing. In ms since the epoch.
 func (c *clocks) stamp() int64 {
 	_, all := c.readings()
 	return lowerMedian(all)

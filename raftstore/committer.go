@@ -21,7 +21,7 @@ const (
 	framesMax = 16
 )
 
-// committer is the leader's side of the replay pipeline (RAFT.md section 4): frames queue; whatever is queued becomes one log
+// committer is the leader's side of the replay pipeline (DESIGN.md, "The pipeline"): frames queue; whatever is queued becomes one log
 // entry as soon as none is in flight and the last one was submitted a little while ago.
 type committer struct {
 	s *Store
@@ -173,8 +173,8 @@ func (c *committer) commit(ctx context.Context, jobs []*job) int {
 	return len(verdicts)
 }
 
-// raiseSkew commits the largest clock skew that a node wants, if the log has a smaller one: only then may the node allow it
-// (RAFT.md section 3). After an error the next round tries again.
+// raiseSkew commits the largest clock skew that a node wants, if the log has a smaller one: only then may the node allow it.
+// After an error the next round tries again.
 func (c *committer) raiseSkew(ctx context.Context) {
 	c.mu.Lock()
 	want := time.Duration(c.skew) * time.Second

@@ -30,7 +30,7 @@ type Config struct {
 	Ring *masterkey.Ring
 	// Bootstrap makes a new cluster of this one node. Only on an empty Dir; refused otherwise.
 	Bootstrap *Bootstrap
-	// Timing; the zero value is the LAN column of RAFT.md section 12.
+	// Timing; the zero value is for a LAN.
 	Timing Timing
 	// ClockSkew is the largest clockskew that a node of this cluster runs with. 0: 5 min. At most 1 h.
 	ClockSkew time.Duration
@@ -51,7 +51,7 @@ type Config struct {
 	// Fatal ends the process: a disk that fails or a log that this version can't apply. It must not return in production.
 	// nil: write the error to standard error and exit with status 70.
 	Fatal func(error)
-	// Observe, when not nil, is called with measurements; it must not block.
+	// Observe is called with measurements; its functions must not block.
 	Observe Observer
 }
 
@@ -73,7 +73,7 @@ type Observer struct {
 
 // Bootstrap is what a new cluster starts with.
 type Bootstrap struct {
-	// Commands are applied in order, as one, before Start returns.
+	// Commands are proposed one by one, in order, before Start returns. A Batch makes several one.
 	Commands []*statev1.Command
 }
 
@@ -87,7 +87,7 @@ type Timing struct {
 	Commit time.Duration
 	// RPC timeout between nodes. 0: 5 s.
 	RPC time.Duration
-	// Fresh is the freshness lease of RAFT.md section 5. 0: 400 ms.
+	// Fresh is the freshness lease (DESIGN.md, "Reads after writes"). 0: 400 ms.
 	Fresh time.Duration
 	// CutOff is how long the replay client holds without a verdict. 0: 3 s.
 	CutOff time.Duration
@@ -99,7 +99,7 @@ type Timing struct {
 	IdleBatch time.Duration
 	// StallLimit: a log write that takes longer ends the process. 0: 10 s.
 	StallLimit time.Duration
-	// SnapshotInterval, SnapshotThreshold, TrailingLogs of both groups; 0: RAFT.md section 12.
+	// SnapshotInterval, SnapshotThreshold, TrailingLogs of both groups. 0: realm 30 s, 1024, 20000; replay 120 s, 8192, 16384.
 	SnapshotInterval  time.Duration
 	SnapshotThreshold uint64
 	TrailingLogs      uint64

@@ -84,7 +84,7 @@ func (g *group) openLog(slow func()) error {
 	return err
 }
 
-// checkLog refuses a log that is older than the state: someone has taken it away (RAFT.md section 7). applied and term are those of
+// checkLog refuses a log that is older than the state: someone has taken it away. applied and term are those of
 // the state or of the last snapshot; installed is the index of the last snapshot that came from a leader.
 func (g *group) checkLog(applied, term, installed uint64) error {
 	if applied == 0 {

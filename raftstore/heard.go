@@ -14,7 +14,7 @@ import (
 // journalMax bounds the attempts of a cut-off node that are submitted once there is a leader again. Further ones count here only.
 const journalMax = 1 << 15
 
-// heard is what this node knows beyond the replay state that it has applied (RAFT.md section 5): the entries at the end of its own log, which
+// heard is what this node knows beyond the replay state that it has applied (DESIGN.md, "What a node knows beyond its applied state"): the entries at the end of its own log, which
 // after a power cut nobody can call committed yet, and the attempts it saw while cut off. Only what the node decides by itself looks here,
 // lockout and copied proofs; verdicts never do, and the applied state never learns from it but through the log.
 type heard struct {

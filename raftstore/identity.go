@@ -78,7 +78,7 @@ func prepareGroup(dir string) (peer.NodeID, error) {
 	return id, syncDir(filepath.Dir(dir))
 }
 
-// readGroupID refuses an id without its log and a log without its id: the two live and die together (RAFT.md section 4).
+// readGroupID refuses an id without its log and a log without its id: the two live and die together.
 func readGroupID(dir string) (peer.NodeID, error) {
 	text, idErr := os.ReadFile(filepath.Join(dir, idFile))
 	_, logErr := os.Stat(filepath.Join(dir, logFile))

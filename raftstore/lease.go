@@ -154,7 +154,7 @@ func (s *Store) configuredMember(id peer.NodeID) bool {
 	return false
 }
 
-// WaitAllApplied returns when every member has applied index or its freshness lease has run out (DESIGN.md section 5), at most about
+// WaitAllApplied returns when every member has applied index or its freshness lease has run out (DESIGN.md, "Reads after writes"), at most about
 // the lease after the call; a member that has been away for longer than that is not waited for. index must be a Result's: applied on
 // the leader. late names the members that have not, as far as was asked. The error is ctx's.
 func (s *Store) WaitAllApplied(ctx context.Context, index uint64) (late []NodeRef, err error) {

@@ -19,7 +19,7 @@ const liveID = "live"
 // installID names the stream that a leader is sending or has sent.
 const installID = "install"
 
-// liveStore is the realm group's raft.SnapshotStore (RAFT.md section 7): taking a snapshot writes nothing, opening one
+// liveStore is the realm group's raft.SnapshotStore (DESIGN.md, "The realm state machine"): taking a snapshot writes nothing, opening one
 // streams the state file from a single read transaction, and receiving one spools it for realmFSM.Restore.
 type liveStore struct {
 	db    *realm.DB

@@ -28,7 +28,7 @@ const (
 	successResolution = 10 * time.Minute
 )
 
-// The states of the replay client (RAFT.md section 5).
+// The states of the replay client (DESIGN.md, "The pipeline").
 const (
 	stateHolding = iota // no leader, or not heard of it yet
 	stateReady          // verdicts arrive
@@ -230,7 +230,7 @@ func (k *hashKey) sum(out, data []byte) {
 	k.pool.Put(h)
 }
 
-// hash makes K and R (RAFT.md section 2).
+// hash makes K and R (DESIGN.md, "The replay state machine").
 func (p *proofs) hash(proof kdb.Proof) (replay.Proof, error) {
 	k := p.key.Load()
 	if k == nil {

@@ -125,7 +125,7 @@ func (s *Store) notApplied(err error) *NotAppliedError {
 	return &NotAppliedError{Leader: leader, Err: err, again: true}
 }
 
-// classify tells what is certain from what is not (RAFT.md section 10).
+// classify tells what is certain from what is not.
 func (s *Store) classify(err error) error {
 	for _, certain := range []error{raft.ErrNotLeader, raft.ErrLeadershipTransferInProgress, raft.ErrEnqueueTimeout, raft.ErrAbortedByRestore} {
 		if errors.Is(err, certain) {

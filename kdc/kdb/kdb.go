@@ -136,7 +136,7 @@ type Store interface {
 	Realm(name string) (*Realm, error)
 	// Principal resolves aliases. ErrNotFound when there is none and the state is fresh; ErrStale when the node may not know.
 	Principal(realm string, name krb5.PrincipalName) (*Principal, error)
-	// Fresh tells whether the freshness lease holds (RAFT.md section 5): only then may PREAUTH_FAILED be answered at once.
+	// Fresh tells whether the freshness lease holds (raftstore/DESIGN.md, "Reads after writes"): only then may PREAUTH_FAILED be answered at once.
 	Fresh() bool
 }
 
@@ -190,14 +190,15 @@ type Pending interface {
 	Wait(ctx context.Context) (Verdict, error)
 }
 
-// Proofs is the shared replay cache as the KDC uses it (DESIGN.md section 5).
+// Proofs is the shared replay cache as the KDC uses it (raftstore/DESIGN.md, "The replay state machine").
 type Proofs interface {
 	// Submit records a TGS, kpasswd or admin authenticator; the reply must wait for the verdict. It copies what it keeps.
 	Submit(p Proof) Pending
 	// Attempt counts a proof of the AS exchange. A failed one's reply waits for the verdict, a good one's does not.
 	Attempt(a Attempt) Pending
-	// SeenHere tells whether this node already saw that proof in a request with other bytes: a copied AS proof.
+	// SeenHere tells whether this node already saw that proof in a request with other bytes: a copied AS proof. Seen is what was
+	// submitted here and what the node has heard beyond its applied state.
 	SeenHere(p Proof) bool
-	// Activity is this node's applied view of the counters.
+	// Activity is this node's view of the counters: the applied ones, or where they are stricter those with what it has heard beyond.
 	Activity(id ID) Activity
 }

@@ -40,7 +40,7 @@ func sampleRequest(t testing.TB) []byte {
 	return nil
 }
 
-// TestTolerance is what clients send that a stricter reader would refuse (PEERS.md, "Behaviour that clients rely on").
+// TestTolerance is what clients send that a stricter reader would refuse.
 func TestTolerance(t *testing.T) {
 	c := codecNamed(t, "KDCReq")
 	general := func(s string) []byte { return append([]byte{27, byte(len(s))}, s...) }
@@ -153,7 +153,7 @@ func wantErr(t *testing.T, der []byte, want error) {
 	}
 }
 
-// TestAllocation: no decoder allocates more than 20 times its input (DESIGN.md section 8), plus what one message of fixed size takes.
+// TestAllocation: no decoder allocates more than 20 times its input, plus what one message of fixed size takes.
 func TestAllocation(t *testing.T) {
 	const fixed = 2048
 	inputs := map[string][][]byte{}

@@ -100,7 +100,7 @@ func spots(e *derNode) []spot {
 	return out
 }
 
-// TestBrokenFields breaks every element of every message in every way, and pairs of elements (FAULTS.md section 3: the class of
+// TestBrokenFields breaks every element of every message in every way, and pairs of elements (the class of
 // MIT's CVE-2011-1530, 2012-1016, 2013-1415 to 1418, 2016-3120 and 2021-36222). Decoders answer with a message or an error, as the reference does.
 func TestBrokenFields(t *testing.T) {
 	for _, c := range codecs {

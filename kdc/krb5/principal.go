@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Bounds of names, in decoders and encoders (DESIGN.md section 8).
+// Bounds of names, in decoders and encoders.
 const (
 	nameComponentsMax = 10
 	nameComponentMax  = 256  // octets of one component, and of a realm

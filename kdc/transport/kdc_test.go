@@ -14,7 +14,7 @@ import (
 	"github.com/charon-kdc/charon/kdc/transport"
 )
 
-// FAULTS.md section 3: two KDCs pointed at each other, on ports that no rule about source ports knows.
+// Two KDCs pointed at each other, on ports that no rule about source ports knows.
 func TestTwoKDCsPointedAtEachOther(t *testing.T) {
 	realm := kdbtest.New("EXAMPLE.COM")
 	var asked atomic.Int64

@@ -222,7 +222,7 @@ func TestConnLimitPerAddress(t *testing.T) {
 	}
 }
 
-// FAULTS.md section 1: five thousand idle connections. Others are served meanwhile, and the memory comes back.
+// Five thousand idle connections. Others are served meanwhile, and the memory comes back.
 func TestFiveThousandIdleConnections(t *testing.T) {
 	s := start(t, Config{TrustedPrefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, IdleTimeout: time.Minute})
 	addr := s.Addrs()[0].String()

@@ -1,4 +1,4 @@
-// Package audit writes one JSON line for every request that the KDC answered and every admin call.
+// Package audit writes one JSON line for every request that the KDC answered or dropped and every admin call.
 //
 // It owns the lines' shape, the queue between the hot path and the disk, and the count of what was lost when that queue
 // was full or the disk failed: requests never wait for it. It must not know where events come from, nor keep secrets: what

@@ -1,4 +1,4 @@
-// Package pki is the realm's three certificate authorities and the doors they open (DESIGN.md section 6): one for nodes
+// Package pki is the realm's three certificate authorities and the doors they open: one for nodes
 // among themselves, one for admin clients, one for PKINIT.
 //
 // It owns what each kind of certificate looks like (key usages, kind of subject alternative name, lifetimes) and the check

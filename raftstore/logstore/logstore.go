@@ -1,4 +1,4 @@
-// Package logstore is the durable log and vote of one Raft group: raft-boltdb behind the guards of RAFT.md section 6.
+// Package logstore is the durable log and vote of one Raft group: raft-boltdb behind the guards of raftstore/DESIGN.md, "What the library is not trusted with".
 //
 // It owns the log file, the atomicity of votes, and the decision that a disk which fails or stalls ends the process. It
 // must not know which group it serves or what entries mean.

@@ -1,4 +1,4 @@
-// Package peer is the port between nodes: one TLS 1.3 listener whose ALPN protocol picks the service (RAFT.md section 8),
+// Package peer is the port between nodes: one TLS 1.3 listener whose ALPN protocol picks the service,
 // client certificates of the node authority, and the rule that a peer must be a current member.
 //
 // It owns the handshake and its checks. It must not know what runs over its connections.
@@ -45,7 +45,7 @@ func ParseNodeID(s string) (NodeID, error) {
 // Identity is how a node shows itself and whom it believes.
 type Identity struct {
 	ClusterID [16]byte
-	// Certificate returns the node's current certificate and key; called at every handshake, so renewal needs no restart.
+	// Certificate returns the node's current certificate and key; called at every handshake, so that it may change.
 	Certificate func() (*tls.Certificate, error)
 	// Roots returns the node authority's certificates.
 	Roots func() *x509.CertPool

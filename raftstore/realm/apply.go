@@ -79,7 +79,7 @@ func (db *DB) apply(tx *bbolt.Tx, st *state, e Entry) (*statev1.Result, []Change
 	return db.applyCommand(tx, st, e.Index, cmd)
 }
 
-// applyCommand answers a request id that is known, else executes the command and remembers its outcome (RAFT.md section 10).
+// applyCommand answers a request id that is known, else executes the command and remembers its outcome.
 func (db *DB) applyCommand(tx *bbolt.Tx, st *state, index uint64, cmd *statev1.Command) (*statev1.Result, []Change, error) {
 	o := newOverlay(tx, st)
 	if len(cmd.GetRequestId()) > 0 {

@@ -29,7 +29,7 @@ func putNode(o *overlay, c *statev1.PutNode) (*statev1.Result, error) {
 }
 
 // starts refuses a node record that counts fewer starts than the one before it: it comes from an old copy of a data directory,
-// which has forgotten votes and acknowledged entries (RAFT.md section 8).
+// which has forgotten votes and acknowledged entries (raftstore/DESIGN.md, "Who may vote").
 func starts(old, n *statev1.Node) *statev1.Result {
 	if n.GetBootCounter() >= old.GetBootCounter() {
 		return nil

@@ -16,7 +16,7 @@ const (
 	envelopeFormat  = 1
 	envelopeCommand = 1
 	envelopeHeader  = 1 + 2 + 2 + 8
-	// EnvelopeMax bounds an entry that a proposer may write, in bytes (RAFT.md section 10).
+	// EnvelopeMax bounds an entry that a proposer may write, in bytes.
 	EnvelopeMax = 512 << 10
 )
 

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Bounds on names (DESIGN.md section 8), in bytes.
+// Bounds on names, in bytes.
 const (
 	nameComponentsMax = 10
 	nameComponentMax  = 256

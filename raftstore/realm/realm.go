@@ -2,7 +2,7 @@
 // outcomes of request ids, in one bbolt file that commands from the log change and everybody else reads.
 //
 // It owns the file, the format of its records, the envelope of a command in the log and the snapshot stream
-// (RAFT.md sections 7, 10 and 11). It is deterministic: two files that have applied the same entries hold the same
+// (raftstore/DESIGN.md, "The realm state machine"). It is deterministic: two files that have applied the same entries hold the same
 // records, so it must not know a clock, randomness, Raft, keys in clear or the network. Time is the leader's stamp inside the entry.
 package realm
 
@@ -29,13 +29,13 @@ var (
 	ErrClosed = errors.New("realm state is closed")
 )
 
-// FeatureLevelMax is the highest feature level that this release supports (RAFT.md section 11).
+// FeatureLevelMax is the highest feature level that this release supports.
 const FeatureLevelMax = 1
 
 // Options of Open. The zero value is right for a server.
 type Options struct {
 	// MmapSize is the address space for the file, in bytes; zero means 64 GiB. It is raised to four times the file where
-	// that is more: a map that must grow would make every reader wait for the longest one (RAFT.md section 7).
+	// that is more: a map that must grow would make every reader wait for the longest one.
 	MmapSize int
 	// NoSync leaves out fsync. For tests that are not about crashes.
 	NoSync bool
@@ -224,7 +224,7 @@ func (db *DB) Configuration() (index uint64, encoded []byte) {
 }
 
 // Installed is the index of the last snapshot that InstallSnapshot made this file from; 0 for never. After an
-// installation the log may legitimately be empty or end at or below it (RAFT.md section 7).
+// installation the log may legitimately be empty or end at or below it.
 func (db *DB) Installed() uint64 { return db.applied.Load().installed }
 
 // Now is the latest leader time applied, in milliseconds since the epoch.

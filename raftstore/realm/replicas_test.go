@@ -94,7 +94,7 @@ func randomLog(t *testing.T, r *rand.Rand, n int) []Entry {
 }
 
 // Replicas that apply one log in batches of any size, are restarted, handed entries again, and get the state of another one
-// instead of some entries, hold the same bytes and give the same answers (RAFT.md, P4).
+// instead of some entries, hold the same bytes and give the same answers.
 func TestReplicas(t *testing.T) {
 	r := seeded(t)
 	for round := range 2 {

@@ -9,7 +9,7 @@ import (
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 )
 
-// Request ids make a retry after an unclear outcome act once (RAFT.md section 10). An outcome is kept for outcomeWindow
+// Request ids make a retry after an unclear outcome act once. An outcome is kept for outcomeWindow
 // after the later of the leader's time and the time inside the id. An id whose own time lies further back than the window
 // is refused. So at every moment an id is either remembered or refused, whatever the clock that made it.
 const (

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A log entry is one or more parts, one behind the other, little endian (RAFT.md section 3):
+// A log entry is one or more parts, one behind the other, little endian:
 //
 //	u8 version, u8 kind, i64 leader time in ms since the epoch, u32 n, n items
 //

@@ -1,6 +1,6 @@
 // Package replay is the replicated replay cache: which authenticators and pre-authentication proofs the cluster has seen,
 // and how often each principal failed to prove its password. It lives in memory, is changed by log entries only, and is
-// written out whole as a snapshot (RAFT.md sections 2, 3 and 5).
+// written out whole as a snapshot (raftstore/DESIGN.md, "The replay state machine").
 //
 // It owns the format of its log entries and of its snapshot. It is deterministic: two States that applied the same entries
 // write the same snapshot, byte for byte. So it must not know a clock, randomness, Raft, what a proof looks like or what a
@@ -91,7 +91,7 @@ type cache struct {
 	counters counters
 }
 
-// Epoch is the start of a new life of the cache after it lost track (RAFT.md section 8). Zero: it never did.
+// Epoch is the start of a new life of the cache after it lost track. Zero: it never did.
 type Epoch struct {
 	ID [16]byte
 	// NotBefore in ms since the epoch: an authenticator whose time is not later is Stale, since it may have been

@@ -64,7 +64,7 @@ func randomEntry(t testing.TB, r *rand.Rand, at int64) []byte {
 }
 
 // Replicas that apply one log, are snapshotted and restored at any point, and get the snapshot of another one instead of
-// some entries, hold the same bytes and give the same verdicts (RAFT.md, P4).
+// some entries, hold the same bytes and give the same verdicts.
 func TestReplicas(t *testing.T) {
 	r := seeded(t)
 	for round := range 10 {

@@ -1,4 +1,4 @@
-// Package masterkey seals the secrets of the replicated state under the cluster's master keys (DESIGN.md section 6):
+// Package masterkey seals the secrets of the replicated state under the cluster's master keys:
 // AES-256-GCM, with associated data that binds a box to the record it was made for.
 //
 // It owns the key ring, its file and the form of the associated data. It must not know where sealed values are stored

@@ -319,12 +319,11 @@ func (*LeaseRequest) Descriptor() ([]byte, []int) {
 }
 
 type LeaseResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Granted bool                   `protobuf:"varint,1,opt,name=granted,proto3" json:"granted,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Not granted to a node that the leader does not have in its configuration.
+	Granted bool `protobuf:"varint,1,opt,name=granted,proto3" json:"granted,omitempty"`
 	// The asker is fresh once it has applied this.
-	Index uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	// A member the leader does not have in its configuration gets none.
-	Term          uint64 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
+	Index         uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -369,13 +368,6 @@ func (x *LeaseResponse) GetGranted() bool {
 func (x *LeaseResponse) GetIndex() uint64 {
 	if x != nil {
 		return x.Index
-	}
-	return 0
-}
-
-func (x *LeaseResponse) GetTerm() uint64 {
-	if x != nil {
-		return x.Term
 	}
 	return 0
 }
@@ -767,11 +759,10 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"/\n" +
 	"\x13WaitAppliedResponse\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x04R\aapplied\"\x0e\n" +
-	"\fLeaseRequest\"S\n" +
+	"\fLeaseRequest\"E\n" +
 	"\rLeaseResponse\x12\x18\n" +
 	"\agranted\x18\x01 \x01(\bR\agranted\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
-	"\x04term\x18\x03 \x01(\x04R\x04term\"\r\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05indexJ\x04\b\x03\x10\x04\"\r\n" +
 	"\vInfoRequest\"\xe8\x04\n" +
 	"\fInfoResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1b\n" +

@@ -37,7 +37,7 @@ type PeerClient interface {
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
 	// WaitApplied answers when the asked node has applied the index, or at the deadline.
 	WaitApplied(ctx context.Context, in *WaitAppliedRequest, opts ...grpc.CallOption) (*WaitAppliedResponse, error)
-	// Lease asks the realm leader for freshness (RAFT.md section 5).
+	// Lease asks the realm leader for freshness (raftstore/DESIGN.md, "Reads after writes").
 	Lease(ctx context.Context, in *LeaseRequest, opts ...grpc.CallOption) (*LeaseResponse, error)
 	// Info is the asked node's state.
 	Info(ctx context.Context, in *InfoRequest, opts ...grpc.CallOption) (*InfoResponse, error)
@@ -111,7 +111,7 @@ type PeerServer interface {
 	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
 	// WaitApplied answers when the asked node has applied the index, or at the deadline.
 	WaitApplied(context.Context, *WaitAppliedRequest) (*WaitAppliedResponse, error)
-	// Lease asks the realm leader for freshness (RAFT.md section 5).
+	// Lease asks the realm leader for freshness (raftstore/DESIGN.md, "Reads after writes").
 	Lease(context.Context, *LeaseRequest) (*LeaseResponse, error)
 	// Info is the asked node's state.
 	Info(context.Context, *InfoRequest) (*InfoResponse, error)
