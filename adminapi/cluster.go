@@ -84,10 +84,10 @@ func (s clusterServer) UpdateRealm(ctx context.Context, req *adminv1.UpdateRealm
 
 func checkRealm(r *statev1.Realm) error {
 	if r.GetMaxLife() < 60 || r.GetMaxLife() > secondsMax {
-		return invalid("max_life", "max_life is 60 to %d seconds", int64(secondsMax))
+		return invalid("max_life", "max_life is 60 to %d seconds; a principal with -allow_tix gets no tickets", int64(secondsMax))
 	}
-	if r.GetMaxRenewableLife() < 0 || r.GetMaxRenewableLife() > secondsMax {
-		return invalid("max_renewable_life", "max_renewable_life is 0 to %d seconds", int64(secondsMax))
+	if r.GetMaxRenewableLife() < 60 || r.GetMaxRenewableLife() > secondsMax {
+		return invalid("max_renewable_life", "max_renewable_life is 60 to %d seconds; a principal with -allow_renewable gets no renewable tickets", int64(secondsMax))
 	}
 	for i, e := range r.GetEtypes() {
 		if !kcrypto.EType(e).Supported() || slices.Contains(r.GetEtypes()[:i], e) {

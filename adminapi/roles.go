@@ -29,8 +29,8 @@ func roleView(r *statev1.Role) *adminv1.Role {
 
 func checkRole(r *statev1.Role) error {
 	kind, rest, ok := strings.Cut(r.GetSubject(), ":")
-	if !ok || rest == "" || kind != "cert" && kind != "krb" || len(r.GetSubject()) > globMax {
-		return invalid("subject", `a subject is "cert:NAME" or "krb:PRINCIPAL@REALM"`)
+	if !ok || rest == "" || kind != "cert" || len(r.GetSubject()) > globMax {
+		return invalid("subject", `a subject is "cert:NAME"; NAME may hold "*"`)
 	}
 	if len(r.GetTarget()) > globMax {
 		return invalid("target", "a target has at most %d bytes", globMax)

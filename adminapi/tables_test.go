@@ -77,7 +77,7 @@ func TestRoles(t *testing.T) {
 	if err != nil || !strings.HasPrefix(g.GetRole().GetId(), "cert:alice-") || b.store.Waited() != g.GetMeta().GetIndex() {
 		t.Fatalf("granted: %v %v", g, err)
 	}
-	for _, r := range []*adminv1.Role{{Subject: "alice", Verbs: []string{"list"}}, {Subject: "uid:0", Verbs: []string{"list"}}, {Subject: "cert:", Verbs: []string{"list"}}, {Subject: "cert:a"}, {Subject: "cert:a", Verbs: []string{"fly"}}} {
+	for _, r := range []*adminv1.Role{{Subject: "alice", Verbs: []string{"list"}}, {Subject: "uid:0", Verbs: []string{"list"}}, {Subject: "cert:", Verbs: []string{"list"}}, {Subject: "krb:alice@" + testRealm, Verbs: []string{"list"}}, {Subject: "cert:a"}, {Subject: "cert:a", Verbs: []string{"fly"}}} {
 		_, err := b.roles().GrantRole(as("root"), &adminv1.GrantRoleRequest{RequestId: b.fresh(), Role: r})
 		wantReason(t, err, codes.InvalidArgument, "INVALID")
 	}
@@ -108,7 +108,7 @@ func TestRealm(t *testing.T) {
 	if err != nil || u.GetRealm().GetMaxLife() != 7200 || len(u.GetRealm().GetEtypes()) != 1 {
 		t.Errorf("updated: %v %v", u, err)
 	}
-	for _, req := range []*adminv1.UpdateRealmRequest{{MaxLife: proto.Int64(1)}, {Etypes: []int32{3}}, {Etypes: []int32{18, 18}}, {MaxRenewableLife: proto.Int64(-1)}} {
+	for _, req := range []*adminv1.UpdateRealmRequest{{MaxLife: proto.Int64(1)}, {Etypes: []int32{3}}, {Etypes: []int32{18, 18}}, {MaxRenewableLife: proto.Int64(-1)}, {MaxRenewableLife: proto.Int64(0)}, {MaxLife: proto.Int64(0)}} {
 		req.RequestId = b.fresh()
 		_, err := b.cluster().UpdateRealm(as("root"), req)
 		wantReason(t, err, codes.InvalidArgument, "INVALID")

@@ -93,8 +93,8 @@ func realmSet() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&maxLife, "max-life", "", "longest ticket, as 10h")
-	f.StringVar(&maxRenew, "max-renewable-life", "", "longest renewable ticket, as 7d")
+	f.StringVar(&maxLife, "max-life", "", "longest ticket, as 10h; at least 1m")
+	f.StringVar(&maxRenew, "max-renewable-life", "", "longest renewable ticket, as 7d; at least 1m")
 	f.StringSliceVar(&etypes, "etypes", nil, "enctypes in order of preference: aes256-sha2,aes128-sha2,aes256-sha1,aes128-sha1")
 	revisionFlag(cmd, &revision)
 	return cmd
