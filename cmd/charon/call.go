@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -14,6 +12,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/charon-kdc/charon/node"
 )
 
 // statusOf is the gRPC status inside err, as the server sent it; status.FromError would put wrappers' text into its message.
@@ -192,25 +192,14 @@ func refusedOutright(err error) bool {
 func requestID(cmd *cobra.Command) ([]byte, error) {
 	text, _ := cmd.Flags().GetString("request-id")
 	if text == "" {
-		return newUUID(time.Now()), nil
+		id := node.NewRequestID(time.Now())
+		return id[:], nil
 	}
 	id, err := hex.DecodeString(strings.ReplaceAll(text, "-", ""))
 	if err != nil || len(id) != 16 {
 		return nil, usage(cmd, "--request-id %q is not a UUID", text)
 	}
 	return id, nil
-}
-
-// newUUID is a UUIDv7 (RFC 9562 section 5.7).
-func newUUID(now time.Time) []byte {
-	id := make([]byte, 16)
-	rand.Read(id[6:]) // never fails
-	var ms [8]byte
-	binary.BigEndian.PutUint64(ms[:], uint64(now.UnixMilli())<<16)
-	copy(id, ms[:6])
-	id[6] = id[6]&0x0f | 0x70
-	id[8] = id[8]&0x3f | 0x80
-	return id
 }
 
 func formatUUID(id []byte) string {
