@@ -30,13 +30,13 @@ func nodeList() *cobra.Command {
 				return showList(cmd, r.GetNodes(), func(w io.Writer, wide bool) error {
 					heading := "NODE ROLE KDC ADMIN PEER VERSION JOINED"
 					if wide {
-						heading += " KPASSWD HTTP ID"
+						heading += " HTTP ID"
 					}
 					var rows [][]string
 					for _, n := range r.GetNodes() {
 						row := []string{n.GetName(), n.GetRole(), n.GetKdcAddress(), n.GetAdminAddress(), n.GetPeerAddress(), n.GetVersion(), when(n.GetJoinedAt())}
 						if wide {
-							row = append(row, n.GetKpasswdAddress(), n.GetHttpAddress(), fmt.Sprintf("%x", n.GetId()))
+							row = append(row, n.GetHttpAddress(), fmt.Sprintf("%x", n.GetId()))
 						}
 						rows = append(rows, row)
 					}
@@ -65,7 +65,7 @@ func nodeRemove() *cobra.Command {
 					return err
 				}
 				return show(cmd, r, func(w io.Writer, _ bool) error {
-					_, err := fmt.Fprintf(w, "%s removed; %d voters remain. It knew these, and whoever has its disk does: %s. Rotate them unless the disk was wiped.\n",
+					_, err := fmt.Fprintf(w, "%s removed; %d voters remain. It knew these, and whoever has its disk does: %s. Wipe the disk: Charon has no command to rotate them yet.\n",
 						args[0], r.GetVoters(), strings.Join(r.GetRotate(), ", "))
 					return err
 				})

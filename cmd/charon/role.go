@@ -23,7 +23,8 @@ func roleGrant() *cobra.Command {
 	var revision uint64
 	cmd := &cobra.Command{
 		Use: "grant SUBJECT VERB...", Short: "give rights to a certificate's holder", Args: cobra.MinimumNArgs(2),
-		Long: "Gives rights to cert:NAME (NAME may hold *).\n" +
+		Long: "Gives rights to cert:NAME (NAME may hold *). `charon init` makes the certificate cert:root, which has every right. Charon\n" +
+			"does not issue others yet: a grant to another name has no effect until it does.\n" +
 			"Verbs: add modify delete list inquire changepw extract setkey policy cluster role; '*' is all of them but extract.\n" +
 			"extract reads keys. cluster can let a node in, which then knows every key: give it as you would give root.",
 		Example: "  charon role grant cert:helpdesk inquire list changepw --over '*@EXAMPLE.COM'\n  charon role grant 'cert:web-*' extract add --over 'HTTP/*'",
