@@ -165,7 +165,7 @@ func (s *Server) sealAS(q *request, f *asFacts, g *asGrant) ([]byte, error) {
 		Key:               session,
 		CRealm:            f.body.Realm,
 		CName:             issuedName(f.body, *f.body.CName, f.client),
-		Transited:         krb5.TransitedEncoding{TRType: transitedDomainX500},
+		Transited:         krb5.TransitedEncoding{TRType: krb5.TRDomainX500Compress},
 		AuthTime:          q.now.Truncate(time.Second),
 		StartTime:         g.start,
 		EndTime:           g.end,
@@ -214,25 +214,17 @@ func keyExpiration(p *kdb.Principal) time.Time {
 	return p.PasswordExpiration
 }
 
-// lr-types of RFC 4120 section 5.4.2.
-const (
-	lrNone           = 0
-	lrLastInitial    = 2
-	lrPasswordExpiry = 6
-	lrAccountExpiry  = 7
-)
-
 // lastReqs is what the client may know of its past and its end. The field is mandatory: without any news it says none.
 func lastReqs(f *asFacts) []krb5.LastReq {
 	var out []krb5.LastReq
 	if t := f.activity.LastSuccess; !t.IsZero() {
-		out = append(out, krb5.LastReq{LRType: lrLastInitial, LRValue: t.Truncate(time.Second)})
+		out = append(out, krb5.LastReq{LRType: krb5.LRInitial, LRValue: t.Truncate(time.Second)})
 	}
 	if t := f.client.PasswordExpiration; !t.IsZero() {
-		out = append(out, krb5.LastReq{LRType: lrPasswordExpiry, LRValue: t.Truncate(time.Second)})
+		out = append(out, krb5.LastReq{LRType: krb5.LRPasswordExpires, LRValue: t.Truncate(time.Second)})
 	}
 	if t := f.client.Expiration; !t.IsZero() {
-		out = append(out, krb5.LastReq{LRType: lrAccountExpiry, LRValue: t.Truncate(time.Second)})
+		out = append(out, krb5.LastReq{LRType: krb5.LRAccountExpires, LRValue: t.Truncate(time.Second)})
 	}
 	if out == nil {
 		return noLastReq
@@ -240,4 +232,4 @@ func lastReqs(f *asFacts) []krb5.LastReq {
 	return out
 }
 
-var noLastReq = []krb5.LastReq{{LRType: lrNone, LRValue: time.Unix(0, 0).UTC()}}
+var noLastReq = []krb5.LastReq{{LRType: krb5.LRNone, LRValue: time.Unix(0, 0).UTC()}}

@@ -7,18 +7,9 @@ import (
 	"github.com/charon-kdc/charon/kdc/krb5"
 )
 
-// Authorization data types, RFC 4120 section 7.5.4 and the RFCs that add to it.
+// Authorization data types beside the registered ones.
 const (
-	adIfRelevant             = 1
-	adKDCIssued              = 4
-	adMandatoryToKDC         = 8
-	adInitialVerifiedCAs     = 9   // RFC 4556
-	adAuthenticationStrength = 70  // RFC 6113
-	adFXFastArmor            = 71  // RFC 6113
-	adCAMMAC                 = 96  // RFC 7751
-	adAuthIndicator          = 97  // RFC 8129
-	adWin2KPAC               = 128 // MS-PAC
-	adSignTicket             = 512 // MIT and Heimdal, S4U2Proxy
+	adSignTicket = 512 // MIT and Heimdal, S4U2Proxy
 	// adPrincipalID is ours: the immutable id of the ticket's client, inside AD-IF-RELEVANT, so that every acceptor passes over it
 	// (RFC 4120 section 5.2.6.1). Negative types are for local use (section 5.2.6).
 	adPrincipalID = -7749
@@ -32,13 +23,13 @@ var principalIDPrefix = []byte{0x30, 0x1d, 0x30, 0x1b, 0xa0, 0x04, 0x02, 0x02, 0
 func principalIDElement(id kdb.ID) krb5.AuthorizationDataElement {
 	v := make([]byte, 0, len(principalIDPrefix)+len(id))
 	v = append(append(v, principalIDPrefix...), id[:]...)
-	return krb5.AuthorizationDataElement{ADType: adIfRelevant, ADData: v}
+	return krb5.AuthorizationDataElement{ADType: krb5.ADIfRelevant, ADData: v}
 }
 
 // principalIDOf is the id that a ticket carries. The first one counts: the KDC puts its own in front of whatever a client sends along.
 func principalIDOf(ad krb5.AuthorizationData) (id kdb.ID, ok bool) {
 	for i := range ad {
-		if ad[i].ADType != adIfRelevant {
+		if ad[i].ADType != krb5.ADIfRelevant {
 			continue
 		}
 		if rest, found := bytes.CutPrefix(ad[i].ADData, principalIDPrefix); found && len(rest) == len(id) {
@@ -68,7 +59,7 @@ func carriedAuthData(ad krb5.AuthorizationData) krb5.AuthorizationData {
 }
 
 func signedElsewhere(e krb5.AuthorizationDataElement) bool {
-	if e.ADType != adIfRelevant {
+	if e.ADType != krb5.ADIfRelevant {
 		return kdcSigns(e.ADType)
 	}
 	return !bytes.HasPrefix(e.ADData, principalIDPrefix) && wraps(e.ADData, kdcSigns)
@@ -80,9 +71,9 @@ func requestedAuthData(ad krb5.AuthorizationData) (krb5.AuthorizationData, error
 	out := ad[:0:0]
 	for _, e := range ad {
 		switch {
-		case e.ADType == adMandatoryToKDC:
+		case e.ADType == krb5.ADMandatoryForKDC:
 			return nil, refused(krb5.ErrPolicy, "MANDATORY_AUTHDATA")
-		case onlyKDC(e.ADType), e.ADType == adIfRelevant && wraps(e.ADData, onlyKDC):
+		case onlyKDC(e.ADType), e.ADType == krb5.ADIfRelevant && wraps(e.ADData, onlyKDC):
 		default:
 			out = append(out, e)
 		}
@@ -93,7 +84,7 @@ func requestedAuthData(ad krb5.AuthorizationData) (krb5.AuthorizationData, error
 // onlyKDC are the types that no client may add.
 func onlyKDC(t int32) bool {
 	switch t {
-	case adInitialVerifiedCAs, adAuthenticationStrength, adFXFastArmor:
+	case krb5.ADInitialVerifiedCAs, krb5.ADAuthenticationStrength, krb5.ADFXFastArmor:
 		return true
 	}
 	return kdcSigns(t)
@@ -102,7 +93,7 @@ func onlyKDC(t int32) bool {
 // kdcSigns are the types that a KDC signs, or would have to: for whom they were not made they are worth nothing.
 func kdcSigns(t int32) bool {
 	switch t {
-	case adKDCIssued, adCAMMAC, adAuthIndicator, adWin2KPAC, adSignTicket, adPrincipalID:
+	case krb5.ADKDCIssued, krb5.ADCAMMAC, krb5.ADAuthenticationIndicator, krb5.ADWin2KPAC, adSignTicket, adPrincipalID:
 		return true
 	}
 	return false
@@ -115,7 +106,7 @@ func wraps(b []byte, forbidden func(int32) bool) bool {
 		return true
 	}
 	for _, e := range inner {
-		if forbidden(e.ADType) || e.ADType == adIfRelevant {
+		if forbidden(e.ADType) || e.ADType == krb5.ADIfRelevant {
 			return true
 		}
 	}
@@ -125,7 +116,7 @@ func wraps(b []byte, forbidden func(int32) bool) bool {
 // carriesMandatory tells whether a ticket has restrictions that this KDC must understand to honour it, and does not (RFC 4120 section 5.2.6.4).
 func carriesMandatory(ad krb5.AuthorizationData) bool {
 	for i := range ad {
-		if ad[i].ADType == adMandatoryToKDC {
+		if ad[i].ADType == krb5.ADMandatoryForKDC {
 			return true
 		}
 	}

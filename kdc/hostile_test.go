@@ -250,7 +250,7 @@ func hostileTGS(w *world) tgsReq {
 	return tgsReq{
 		tgt: tgt, server: "HTTP/web", options: krb5.KDCOptRenewable, from: testNow, rtime: testNow.Add(time.Hour), subkey: sub, encPARep: true,
 		addresses: []krb5.HostAddress{{AddrType: krb5.AddrIPv4, Address: []byte{192, 0, 2, 7}}},
-		authData:  krb5.AuthorizationData{{ADType: adIfRelevant, ADData: []byte{0x30, 0}}}, second: tgt,
+		authData:  krb5.AuthorizationData{{ADType: krb5.ADIfRelevant, ADData: []byte{0x30, 0}}}, second: tgt,
 		editAuth: func(a *krb5.Authenticator) { a.SeqNumber, a.HasSeqNumber = 7, true },
 	}
 }

@@ -287,10 +287,10 @@ func TestClientCannotSpeakForTheKDC(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return krb5.AuthorizationDataElement{ADType: adIfRelevant, ADData: b}
+		return krb5.AuthorizationDataElement{ADType: krb5.ADIfRelevant, ADData: b}
 	}
 	harmless := krb5.AuthorizationDataElement{ADType: 42, ADData: []byte("x")}
-	pac := krb5.AuthorizationDataElement{ADType: adWin2KPAC, ADData: []byte("p")}
+	pac := krb5.AuthorizationDataElement{ADType: krb5.ADWin2KPAC, ADData: []byte("p")}
 	for _, c := range []struct {
 		name string
 		ad   krb5.AuthorizationData
@@ -299,11 +299,11 @@ func TestClientCannotSpeakForTheKDC(t *testing.T) {
 		{"harmless", krb5.AuthorizationData{harmless, wrap(harmless)}, 2},
 		{"another's id", krb5.AuthorizationData{principalIDElement(bob.ID)}, 0},
 		{"a PAC", krb5.AuthorizationData{pac, wrap(pac), wrap(harmless, pac), wrap(wrap(pac)), harmless}, 1},
-		{"AD-KDC-ISSUED", krb5.AuthorizationData{{ADType: adKDCIssued}}, 0},
+		{"AD-KDC-ISSUED", krb5.AuthorizationData{{ADType: krb5.ADKDCIssued}}, 0},
 		{"authentication indicators", krb5.AuthorizationData{{ADType: 97}, wrap(krb5.AuthorizationDataElement{ADType: 97}), harmless}, 1},
 		{"AD-INITIAL-VERIFIED-CAS", krb5.AuthorizationData{{ADType: 9}, wrap(krb5.AuthorizationDataElement{ADType: 9})}, 0},
 		{"types 70 and 71", krb5.AuthorizationData{{ADType: 70}, {ADType: 71}, wrap(harmless, krb5.AuthorizationDataElement{ADType: 71})}, 0},
-		{"nonsense in AD-IF-RELEVANT", krb5.AuthorizationData{{ADType: adIfRelevant, ADData: []byte("x")}}, 0},
+		{"nonsense in AD-IF-RELEVANT", krb5.AuthorizationData{{ADType: krb5.ADIfRelevant, ADData: []byte("x")}}, 0},
 	} {
 		for _, subkey := range []bool{false, true} {
 			r := tgsReq{tgt: tgt, server: "HTTP/web", authData: c.ad}
@@ -319,7 +319,7 @@ func TestClientCannotSpeakForTheKDC(t *testing.T) {
 			}
 		}
 	}
-	mandatory := tgsReq{tgt: tgt, server: "HTTP/web", authData: krb5.AuthorizationData{{ADType: adMandatoryToKDC}}}
+	mandatory := tgsReq{tgt: tgt, server: "HTTP/web", authData: krb5.AuthorizationData{{ADType: krb5.ADMandatoryForKDC}}}
 	w.wantRefusal(w.send(w.tgsReq(mandatory)), krb5.ErrPolicy, "MANDATORY_AUTHDATA")
 	wrongKey := with(mandatory, func(r *tgsReq) {
 		r.editBody = func(b *krb5.KDCReqBody) { b.EncAuthorizationData.Cipher[5] ^= 1 }
@@ -333,12 +333,12 @@ func TestImportedPAC(t *testing.T) {
 	w.user("alice")
 	w.princ("HTTP/web")
 	tgt := w.login(asReq{client: "alice", options: krb5.KDCOptRenewable})
-	inner, err := krb5.EncodeAuthorizationData(krb5.AuthorizationData{{ADType: adWin2KPAC, ADData: []byte("p")}})
+	inner, err := krb5.EncodeAuthorizationData(krb5.AuthorizationData{{ADType: krb5.ADWin2KPAC, ADData: []byte("p")}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	old := w.forge(tgt, func(p *krb5.EncTicketPart) {
-		p.AuthorizationData = append(p.AuthorizationData, krb5.AuthorizationDataElement{ADType: adIfRelevant, ADData: inner}, krb5.AuthorizationDataElement{ADType: 42})
+		p.AuthorizationData = append(p.AuthorizationData, krb5.AuthorizationDataElement{ADType: krb5.ADIfRelevant, ADData: inner}, krb5.AuthorizationDataElement{ADType: 42})
 	})
 	if got := len(w.ticket(tgsReq{tgt: old, server: "HTTP/web"}).part.AuthorizationData); got != 2 {
 		t.Errorf("%d elements in a service ticket", got)

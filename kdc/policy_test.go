@@ -247,8 +247,10 @@ func TestTGSRulesBothWays(t *testing.T) {
 		{"KRB_AP_ERR_TKT_NYV 2ND_TKT_INVALID", func(f *tgsFacts) { u2u(f); f.second.Flags = krb5.FlagInvalid }, u2u},
 		{"KRB_AP_ERR_TKT_EXPIRED 2ND_TKT_EXPIRED", func(f *tgsFacts) { u2u(f); f.second.EndTime = testNow.Add(-f.skew - 1) }, func(f *tgsFacts) { u2u(f); f.second.EndTime = testNow.Add(-f.skew) }},
 		{"KDC_ERR_SERVER_NOMATCH 2ND_TKT_MISMATCH", func(f *tgsFacts) { u2u(f); f.secondClient = f.client }, u2u},
-		{"KDC_ERR_POLICY MANDATORY_AUTHDATA", func(f *tgsFacts) { f.header.AuthorizationData = krb5.AuthorizationData{{ADType: adMandatoryToKDC}} }, func(f *tgsFacts) {
-			f.header.AuthorizationData = krb5.AuthorizationData{{ADType: adIfRelevant}}
+		{"KDC_ERR_POLICY MANDATORY_AUTHDATA", func(f *tgsFacts) {
+			f.header.AuthorizationData = krb5.AuthorizationData{{ADType: krb5.ADMandatoryForKDC}}
+		}, func(f *tgsFacts) {
+			f.header.AuthorizationData = krb5.AuthorizationData{{ADType: krb5.ADIfRelevant}}
 		}},
 		{"KDC_ERR_ETYPE_NOSUPP BAD_ENCRYPTION_TYPE", func(f *tgsFacts) { f.body.EType = nil }, func(f *tgsFacts) { f.body.EType = []kcrypto.EType{3, 17} }},
 		{"KDC_ERR_NULL_KEY FINDING_SERVER_KEY", func(f *tgsFacts) { f.server.Keys = nil }, func(f *tgsFacts) { f.server.Keys = f.server.Keys[:1] }},
@@ -330,7 +332,7 @@ func TestCopiedFlags(t *testing.T) {
 
 // TestTransitedPolicy: RFC 4120 section 2.7. Only direct trust is accepted, and T is never claimed for what was not checked.
 func TestTransitedPolicy(t *testing.T) {
-	through := krb5.TransitedEncoding{TRType: transitedDomainX500, Contents: []byte("EVIL.COM")}
+	through := krb5.TransitedEncoding{TRType: krb5.TRDomainX500Compress, Contents: []byte("EVIL.COM")}
 	for _, c := range []struct {
 		name             string
 		edit             func(f *tgsFacts)

@@ -317,7 +317,7 @@ func (s *script) ticketLine(what string, c *cred, reply kcrypto.EType) string {
 		line += " key-expiration=" + s.rel(r.KeyExpiration)
 	}
 	for _, l := range r.LastReq {
-		if l.LRType != lrNone {
+		if l.LRType != krb5.LRNone {
 			line += fmt.Sprintf(" last-req=%d:%s", l.LRType, s.rel(l.LRValue))
 		}
 	}

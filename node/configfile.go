@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -118,7 +119,7 @@ func (f field) check() string {
 		}
 	case reflect.String:
 		s := f.value.String()
-		if values := strings.Fields(f.tag.Get("values")); len(values) > 0 && !contains(values, s) {
+		if values := strings.Fields(f.tag.Get("values")); len(values) > 0 && !slices.Contains(values, s) {
 			return fmt.Sprintf("%q is not allowed; %s", s, f.allowed())
 		}
 		if err := checkKind(kind, s); err != nil {
@@ -258,15 +259,6 @@ func find(text []byte, key string) (int, unstable.Kind) {
 		}
 	}
 	return 0, unstable.Invalid
-}
-
-func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
-			return true
-		}
-	}
-	return false
 }
 
 // Reference is the example file and reference page: every field, commented out at its default, with what it means, its

@@ -14,6 +14,7 @@ import (
 	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
 	"github.com/charon-kdc/charon/node/pki"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore"
 	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
@@ -33,7 +34,7 @@ const (
 
 // Names of secrets in the realm state, beside the authorities'.
 const (
-	replayKeySecret = "replay-key"
+	replayKeySecret = raftstore.ReplayKeyName
 	cookieKeySecret = "cookie-key"
 )
 
