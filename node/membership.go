@@ -74,7 +74,7 @@ func (s *server) leave() {
 		s.health.note(errRemoved)
 		notify("STATUS=removed from the cluster")
 		s.api.SetServing(false)
-		s.stopAnswering()
+		s.stopAnswering(context.Background())
 	})
 }
 

@@ -68,6 +68,7 @@ func newMetrics(version string) *metrics {
 	m.storeLogs = histogram("charon_raft_log_write_seconds", "One durable write to a log.", "group")
 	m.logBytes = counter("charon_raft_log_bytes_total", "Bytes written to a log.", "group")
 	m.replayState = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "charon_replay_state", Help: "1 for the state of this node's way to the shared replay cache."}, []string{"state"})
+	m.setReplayState("holding") // until the replicas are heard
 	m.leader = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "charon_raft_leader", Help: "1 on the node that leads the group."}, []string{"group"})
 	for _, group := range []string{"realm", "replay"} {
 		m.leader.WithLabelValues(group).Set(0)

@@ -33,7 +33,7 @@ import (
 	"github.com/charon-kdc/charon/raftstore/peer"
 )
 
-// The shutdown's budget, 10 s in all (RAFT.md section 8): notice 0 to 5 s, handing over 2 s, requests in work 1.5 s, the rest.
+// The shutdown's budget, 10 s in all: notice 0 to 5 s, handing over 2 s, requests in work 1.5 s, the rest.
 const (
 	shutdownBudget = 10 * time.Second
 	transferBudget = 2 * time.Second
@@ -91,10 +91,10 @@ func Run(ctx context.Context, o RunOptions) error {
 		removed: make(chan struct{}), failed: make(chan error, 8),
 	}
 	if err := s.open(); err != nil {
-		return errors.Join(err, s.close())
+		return errors.Join(err, s.abandon())
 	}
 	if err := s.store.Start(ctx); err != nil {
-		return errors.Join(fmt.Errorf("starting the replicated store: %w", err), s.close())
+		return errors.Join(fmt.Errorf("starting the replicated store: %w", err), s.abandon())
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -103,11 +103,31 @@ func Run(ctx context.Context, o RunOptions) error {
 	notify(daemon.SdNotifyReady)
 	err = s.wait(ctx)
 	notify(daemon.SdNotifyStopping)
-	s.drain(err != nil)
+	end, ended := context.WithTimeout(context.WithoutCancel(ctx), shutdownBudget)
+	defer ended()
+	s.drain(end, err != nil)
 	cancel()
-	err = errors.Join(err, s.close())
-	s.wg.Wait()
-	return err
+	err = errors.Join(err, s.close(end))
+	return errors.Join(err, inTime(end, "the node's background work", func() error { s.wg.Wait(); return nil }))
+}
+
+// inTime is f's error, or one that says that f did not end before ctx; f then goes on until the process ends.
+func inTime(ctx context.Context, what string, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%s did not end in time: %w", what, ctx.Err())
+	}
+}
+
+// abandon closes what was opened before a start failed, within the shutdown's budget.
+func (s *server) abandon() error {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownBudget)
+	defer cancel()
+	return s.close(ctx)
 }
 
 func notify(state string) {
@@ -125,6 +145,9 @@ func (s *server) wait(ctx context.Context) error {
 		case err := <-s.failed:
 			return err
 		case <-s.o.Reopen:
+			if s.audit == nil {
+				continue // audit.target is "none"
+			}
 			if err := s.audit.Reopen(); err != nil {
 				s.log.Error("opening the audit file again; the old one stays in use", "error", err)
 			}
@@ -367,24 +390,24 @@ func (s *server) check(ctx context.Context) error {
 	return s.prober.probe(ctx)
 }
 
-// drain is RAFT.md section 8 up to the store's own end. At once leaves out the notice to balancers.
-func (s *server) drain(atOnce bool) {
+// drain is the shutdown up to the store's own end; ctx bounds it. At once leaves out the notice to balancers.
+func (s *server) drain(ctx context.Context, atOnce bool) {
 	s.health.drain()
 	s.api.SetServing(false)
 	if !atOnce && s.c.Drain.Notice.Duration > 0 {
 		time.Sleep(s.c.Drain.Notice.Duration)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), transferBudget)
-	if err := s.store.HandOver(ctx); err != nil {
+	transfer, cancel := context.WithTimeout(ctx, transferBudget)
+	if err := s.store.HandOver(transfer); err != nil {
 		s.log.Info("leadership was not handed over", "reason", err)
 	}
 	cancel()
-	s.stopAnswering()
+	s.stopAnswering(ctx)
 }
 
 // stopAnswering ends port 88 and the admin API for good, after the requests in work or their budget.
-func (s *server) stopAnswering() {
-	ctx, cancel := context.WithTimeout(context.Background(), inWorkBudget)
+func (s *server) stopAnswering(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, inWorkBudget)
 	defer cancel()
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -397,12 +420,13 @@ func (s *server) stopAnswering() {
 }
 
 // close ends what open made, in the order that the store needs; it can be called after half of open.
-func (s *server) close() error {
+// What has not ended when ctx does is left to the end of the process.
+func (s *server) close(ctx context.Context) error {
 	var errs []error
 	if s.kdc != nil {
-		ctx, cancel := context.WithCancel(context.Background())
+		now, cancel := context.WithCancel(ctx)
 		cancel()
-		_ = s.kdc.Shutdown(ctx) // drained before, or never served
+		_ = s.kdc.Shutdown(now) // drained before, or never served
 	}
 	if s.doors != nil {
 		for i, g := range s.doors.servers {
@@ -411,8 +435,8 @@ func (s *server) close() error {
 		}
 	}
 	if s.store != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), transferBudget)
-		errs = append(errs, s.store.Shutdown(ctx))
+		transfer, cancel := context.WithTimeout(ctx, transferBudget)
+		errs = append(errs, inTime(ctx, "the replicated store", func() error { return s.store.Shutdown(transfer) }))
 		cancel()
 	}
 	if s.http != nil {
