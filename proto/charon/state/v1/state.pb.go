@@ -1069,7 +1069,7 @@ func (x *Token) GetClosedAt() int64 {
 type Role struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`           // name of the grant
-	Subject       string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"` // "cert:NAME" or "krb:PRINCIPAL@REALM", may hold '*'
+	Subject       string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"` // "cert:NAME", may hold '*'
 	Verbs         []string               `protobuf:"bytes,3,rep,name=verbs,proto3" json:"verbs,omitempty"`     // add modify delete list inquire changepw extract setkey policy cluster role; "*"
 	Target        string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`   // glob over principal names; empty is all
 	Own           bool                   `protobuf:"varint,5,opt,name=own,proto3" json:"own,omitempty"`        // only the subject's own entry
