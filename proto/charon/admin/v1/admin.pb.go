@@ -3313,7 +3313,7 @@ func (x *DeletePolicyResponse) GetMeta() *Meta {
 type Role struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Subject string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"` // "cert:NAME" or "krb:PRINCIPAL@REALM", may hold "*"
+	Subject string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"` // "cert:NAME", may hold "*"
 	// add modify delete list inquire changepw extract setkey policy cluster role; "*" is all of them but extract.
 	Verbs         []string `protobuf:"bytes,3,rep,name=verbs,proto3" json:"verbs,omitempty"`
 	Target        string   `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"` // glob over principal names; empty is all
@@ -3870,9 +3870,9 @@ func (x *GetPrivilegesResponse) GetRoles() []*Role {
 type Realm struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	MaxLife          int64                  `protobuf:"varint,2,opt,name=max_life,json=maxLife,proto3" json:"max_life,omitempty"`
-	MaxRenewableLife int64                  `protobuf:"varint,3,opt,name=max_renewable_life,json=maxRenewableLife,proto3" json:"max_renewable_life,omitempty"`
-	Etypes           []int32                `protobuf:"varint,4,rep,packed,name=etypes,proto3" json:"etypes,omitempty"` // in order of preference
+	MaxLife          int64                  `protobuf:"varint,2,opt,name=max_life,json=maxLife,proto3" json:"max_life,omitempty"`                              // seconds, 60 or more
+	MaxRenewableLife int64                  `protobuf:"varint,3,opt,name=max_renewable_life,json=maxRenewableLife,proto3" json:"max_renewable_life,omitempty"` // seconds, 60 or more
+	Etypes           []int32                `protobuf:"varint,4,rep,packed,name=etypes,proto3" json:"etypes,omitempty"`                                        // in order of preference
 	Revision         uint64                 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
