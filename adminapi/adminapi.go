@@ -53,7 +53,7 @@ type Reader interface {
 	// GetPrincipal resolves aliases; name is components.
 	GetPrincipal(realm string, name []string) (*statev1.Principal, error)
 	// ListPrincipals gives at most limit records after that name text. next is "" at the end.
-	ListPrincipals(realm, after string, limit int, match string) (page []*statev1.Principal, next string, err error)
+	ListPrincipals(realm, after string, limit int) (page []*statev1.Principal, next string, err error)
 	Policy(name string) (*statev1.Policy, error)
 	Policies() ([]*statev1.Policy, error)
 	Realm(name string) (*statev1.Realm, error)

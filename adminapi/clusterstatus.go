@@ -115,7 +115,7 @@ func (s *Service) askStats(ctx context.Context, st raftstore.Status, nodes []*ad
 func (s *Service) count(realmName string, resp *adminv1.GetStatusResponse) error {
 	soon := s.Now().Add(expirySoon).UnixMilli()
 	for after := ""; ; {
-		page, next, err := s.Reader.ListPrincipals(realmName, after, pageMax, "")
+		page, next, err := s.Reader.ListPrincipals(realmName, after, pageMax)
 		if err != nil {
 			return err
 		}

@@ -152,7 +152,7 @@ func (s principalServer) ListPrincipals(ctx context.Context, req *adminv1.ListPr
 	}
 	resp := &adminv1.ListPrincipalsResponse{Meta: s.readMeta()}
 	for scanned := 0; scanned < scanMax; {
-		page, next, err := s.Reader.ListPrincipals(realmName, after, pageMax, "")
+		page, next, err := s.Reader.ListPrincipals(realmName, after, pageMax)
 		if err != nil {
 			return nil, err
 		}

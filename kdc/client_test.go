@@ -135,10 +135,14 @@ func (w *world) openAS(reply []byte, key *kcrypto.Key) *cred {
 func (w *world) cred(rep *krb5.KDCRep, part *krb5.EncKDCRepPart) *cred {
 	c := &cred{ticket: rep.Ticket, session: part.Key, crealm: rep.CRealm, cname: rep.CName, rep: part, padata: rep.PAData, kvno: rep.EncPart.KVNO}
 	if p, err := w.store.Principal(rep.Ticket.Realm, rep.Ticket.SName); err == nil {
-		if k, ok := p.OpeningKey(rep.Ticket.EncPart.KVNO, rep.Ticket.EncPart.EType, w.now()); ok && rep.Ticket.EncPart.HasKVNO {
-			if c.part, err = krb5.OpenTicket(k, &rep.Ticket); err != nil {
+		for _, k := range p.Keys {
+			if e := rep.Ticket.EncPart; !e.HasKVNO || k.KVNO != e.KVNO || k.EType != e.EType || !opens(p, &k, w.now()) {
+				continue
+			}
+			if c.part, err = krb5.OpenTicket(k.Key, &rep.Ticket); err != nil {
 				w.t.Fatalf("ticket for %v: %v", rep.Ticket.SName, err)
 			}
+			break
 		}
 	}
 	return c

@@ -27,7 +27,6 @@ const (
 	caFile        = "ca.crt"   // PEM: the node authority, which admin clients hold servers against
 	adminDir      = "admin"    // the first admin client's ca.crt, root.crt and root.key
 	raftDir       = "raft"     // both groups' logs and state
-	configFile    = "charon.toml"
 )
 
 // ErrNoNode says that a data directory holds no node: nothing was made or joined there.

@@ -102,14 +102,3 @@ func (c *cache[V]) clear() {
 		s.mu.Unlock()
 	}
 }
-
-func (c *cache[V]) len() int {
-	n := 0
-	for i := range c.shards {
-		s := &c.shards[i]
-		s.mu.RLock()
-		n += len(s.m)
-		s.mu.RUnlock()
-	}
-	return n
-}

@@ -138,9 +138,8 @@ func TestStatusEvents(t *testing.T) {
 	}
 	a := &adminv1.GetStatusResponse{Leader: "n1", Quorum: true, Nodes: []*adminv1.NodeStatus{up("n1", "ok"), up("n2", "ok"), up("n3", "ok")}}
 	b := &adminv1.GetStatusResponse{Leader: "n2", Quorum: false, Nodes: []*adminv1.NodeStatus{up("n1", "down"), up("n2", "ok"), up("n4", "ok")}}
-	b.Nodes[1].Stats.ServingWithoutQuorum = true
 	got := strings.Join(statusEvents(a, b, false), "\n")
-	want := "leader n2, was n1\nquorum lost\nn1 lost\nn2 serves without quorum\nn4 joined\nn3 removed"
+	want := "leader n2, was n1\nquorum lost\nn1 lost\nn4 joined\nn3 removed"
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

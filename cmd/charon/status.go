@@ -33,7 +33,7 @@ func newStatusCommand() *cobra.Command {
 			return show(cmd, st, func(w io.Writer, _ bool) error { return printStatus(w, st, time.Now()) })
 		},
 	}
-	cmd.Flags().BoolVar(&watch, "watch", false, "one line an event: lost, leader, quorum, serving without quorum, healed")
+	cmd.Flags().BoolVar(&watch, "watch", false, "one line an event: lost, leader, quorum, healed")
 	return cmd
 }
 
@@ -82,9 +82,6 @@ func statusRow(n *adminv1.NodeStatus, now time.Time) []string {
 		}
 		if s.GetCertExpiresAt() != 0 {
 			row[9] = age(time.UnixMilli(s.GetCertExpiresAt()).Sub(now))
-		}
-		if s.GetServingWithoutQuorum() {
-			row[2] = "degraded"
 		}
 	}
 	return row
@@ -167,9 +164,6 @@ func statusEvents(old, st *adminv1.GetStatusResponse, wasLost bool) []string {
 			out = append(out, name+" lost")
 		case n.GetHealth() != b.GetHealth():
 			out = append(out, name+" "+n.GetHealth())
-		}
-		if d := n.GetStats().GetServingWithoutQuorum(); d != b.GetStats().GetServingWithoutQuorum() && n.GetStats() != nil {
-			out = append(out, map[bool]string{true: name + " serves without quorum", false: name + " serves with quorum again"}[d])
 		}
 	}
 	for name := range before {

@@ -84,32 +84,6 @@ func (p *Principal) CurrentKey(e kcrypto.EType) (*kcrypto.Key, bool) {
 	return nil, false
 }
 
-// CurrentKeys are the active keys of the current kvno, in order of preference.
-func (p *Principal) CurrentKeys() []Key {
-	var out []Key
-	for _, k := range p.Keys {
-		if k.KVNO == p.KVNO && k.State == KeyActive {
-			out = append(out, k)
-		}
-	}
-	return out
-}
-
-// OpeningKey is the key under which a ticket of that kvno and enctype was sealed: active, or retiring and not yet retired at now.
-func (p *Principal) OpeningKey(kvno uint32, e kcrypto.EType, now time.Time) (*kcrypto.Key, bool) {
-	for i := range p.Keys {
-		k := &p.Keys[i]
-		if k.KVNO != kvno || k.EType != e || k.State == KeyStaged {
-			continue
-		}
-		if k.State == KeyRetiring && !k.RetireAt.IsZero() && !now.Before(k.RetireAt) {
-			continue
-		}
-		return k.Key, true
-	}
-	return nil, false
-}
-
 // Policy is what the KDC needs of a principal's policy.
 type Policy struct {
 	Name string
@@ -196,8 +170,8 @@ type Proofs interface {
 	Submit(p Proof) Pending
 	// Attempt counts a proof of the AS exchange. A failed one's reply waits for the verdict, a good one's does not.
 	Attempt(a Attempt) Pending
-	// SeenHere tells whether this node already saw that proof in a request with other bytes: a copied AS proof. Seen is what was
-	// submitted here and what the node has heard beyond its applied state.
+	// SeenHere tells whether this node already saw that proof in a request with other bytes: a copied AS proof. Seen is what it
+	// was asked about lately, what its state has applied and what it has heard beyond that.
 	SeenHere(p Proof) bool
 	// Activity is this node's view of the counters: the applied ones, or where they are stricter those with what it has heard beyond.
 	Activity(id ID) Activity

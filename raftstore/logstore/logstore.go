@@ -9,7 +9,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -58,7 +57,6 @@ type Options struct {
 type backend interface {
 	raft.LogStore
 	raft.StableStore
-	Stats() bbolt.Stats
 	Close() error
 }
 
@@ -107,14 +105,6 @@ func newStore(b backend, path string, opts Options) *Store {
 
 // Close after raft has shut down.
 func (s *Store) Close() error { return s.bolt.Close() }
-
-// Stats are the file's size and its free pages, both in bytes.
-func (s *Store) Stats() (size, free int64) {
-	if st, err := os.Stat(s.path); err == nil {
-		size = st.Size()
-	}
-	return size, int64(s.bolt.Stats().FreeAlloc)
-}
 
 // IsMonotonic makes the library drop the whole log after it installed a snapshot. With raft-boltdb's own answer a follower
 // whose uncommitted entries conflict with the snapshot would receive it for ever (raft issue 697).

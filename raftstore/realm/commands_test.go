@@ -187,7 +187,7 @@ func checkAliases(t testing.TB, db *DB) {
 	t.Helper()
 	want := uint64(0)
 	for _, realm := range []string{"R", "S"} {
-		ps, _, err := db.ListPrincipals(realm, "", 0, "")
+		ps, _, err := db.ListPrincipals(realm, "", 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -100,8 +100,6 @@ func (t *Tx) Policies() ([]*statev1.Policy, error) { return all[statev1.Policy](
 // Realm returns ErrNotFound when this cluster does not serve it.
 func (t *Tx) Realm(name string) (*statev1.Realm, error) { return get[statev1.Realm](t, realms, name) }
 
-func (t *Tx) Realms() ([]*statev1.Realm, error) { return all[statev1.Realm](t, realms) }
-
 // Node finds a node by its 16-byte id. ErrNotFound.
 func (t *Tx) Node(id []byte) (*statev1.Node, error) { return get[statev1.Node](t, nodes, string(id)) }
 
@@ -123,8 +121,6 @@ func (t *Tx) Roles() ([]*statev1.Role, error) { return all[statev1.Role](t, role
 func (t *Tx) Secret(name string) (*statev1.Secret, error) {
 	return get[statev1.Secret](t, secrets, name)
 }
-
-func (t *Tx) Secrets() ([]*statev1.Secret, error) { return all[statev1.Secret](t, secrets) }
 
 // Cluster returns ErrNotFound before the cluster was made.
 func (t *Tx) Cluster() (*statev1.Cluster, error) {
@@ -160,8 +156,6 @@ func (db *DB) Realm(name string) (*statev1.Realm, error) {
 	return view(db, func(t *Tx) (*statev1.Realm, error) { return t.Realm(name) })
 }
 
-func (db *DB) Realms() ([]*statev1.Realm, error) { return view(db, (*Tx).Realms) }
-
 func (db *DB) Node(id []byte) (*statev1.Node, error) {
 	return view(db, func(t *Tx) (*statev1.Node, error) { return t.Node(id) })
 }
@@ -183,8 +177,6 @@ func (db *DB) Roles() ([]*statev1.Role, error) { return view(db, (*Tx).Roles) }
 func (db *DB) Secret(name string) (*statev1.Secret, error) {
 	return view(db, func(t *Tx) (*statev1.Secret, error) { return t.Secret(name) })
 }
-
-func (db *DB) Secrets() ([]*statev1.Secret, error) { return view(db, (*Tx).Secrets) }
 
 func (db *DB) Cluster() (*statev1.Cluster, error) { return view(db, (*Tx).Cluster) }
 

@@ -356,7 +356,7 @@ func TestRotIsFound(t *testing.T) {
 	if _, err := db.GetPrincipal("R", []string{"alice"}); !errors.Is(err, ErrCorrupt) {
 		t.Error(err)
 	}
-	if _, _, err := db.ListPrincipals("R", "", 0, ""); !errors.Is(err, ErrCorrupt) {
+	if _, _, err := db.ListPrincipals("R", "", 0); !errors.Is(err, ErrCorrupt) {
 		t.Error(err)
 	}
 	if _, err := db.WriteSnapshot(io.Discard); !errors.Is(err, ErrCorrupt) {

@@ -5105,16 +5105,15 @@ func (x *RevokeTokenResponse) GetMeta() *Meta {
 
 // NodeStats is what a node measured of itself.
 type NodeStats struct {
-	state                protoimpl.MessageState `protogen:"open.v1"`
-	AsPerSecond          float64                `protobuf:"fixed64,1,opt,name=as_per_second,json=asPerSecond,proto3" json:"as_per_second,omitempty"` // over the last 10 s or so
-	TgsPerSecond         float64                `protobuf:"fixed64,2,opt,name=tgs_per_second,json=tgsPerSecond,proto3" json:"tgs_per_second,omitempty"`
-	P99Us                int64                  `protobuf:"varint,3,opt,name=p99_us,json=p99Us,proto3" json:"p99_us,omitempty"`
-	StartedAt            int64                  `protobuf:"varint,4,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
-	CertExpiresAt        int64                  `protobuf:"varint,5,opt,name=cert_expires_at,json=certExpiresAt,proto3" json:"cert_expires_at,omitempty"`
-	Version              string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
-	ServingWithoutQuorum bool                   `protobuf:"varint,7,opt,name=serving_without_quorum,json=servingWithoutQuorum,proto3" json:"serving_without_quorum,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AsPerSecond   float64                `protobuf:"fixed64,1,opt,name=as_per_second,json=asPerSecond,proto3" json:"as_per_second,omitempty"` // over the last 10 s or so
+	TgsPerSecond  float64                `protobuf:"fixed64,2,opt,name=tgs_per_second,json=tgsPerSecond,proto3" json:"tgs_per_second,omitempty"`
+	P99Us         int64                  `protobuf:"varint,3,opt,name=p99_us,json=p99Us,proto3" json:"p99_us,omitempty"`
+	StartedAt     int64                  `protobuf:"varint,4,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	CertExpiresAt int64                  `protobuf:"varint,5,opt,name=cert_expires_at,json=certExpiresAt,proto3" json:"cert_expires_at,omitempty"`
+	Version       string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStats) Reset() {
@@ -5187,13 +5186,6 @@ func (x *NodeStats) GetVersion() string {
 		return x.Version
 	}
 	return ""
-}
-
-func (x *NodeStats) GetServingWithoutQuorum() bool {
-	if x != nil {
-		return x.ServingWithoutQuorum
-	}
-	return false
 }
 
 type GetNodeStatsRequest struct {
@@ -6054,7 +6046,7 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\"@\n" +
 	"\x13RevokeTokenResponse\x12)\n" +
-	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\"\x83\x02\n" +
+	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\"\xd3\x01\n" +
 	"\tNodeStats\x12\"\n" +
 	"\ras_per_second\x18\x01 \x01(\x01R\vasPerSecond\x12$\n" +
 	"\x0etgs_per_second\x18\x02 \x01(\x01R\ftgsPerSecond\x12\x15\n" +
@@ -6062,8 +6054,7 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x04 \x01(\x03R\tstartedAt\x12&\n" +
 	"\x0fcert_expires_at\x18\x05 \x01(\x03R\rcertExpiresAt\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\x124\n" +
-	"\x16serving_without_quorum\x18\a \x01(\bR\x14servingWithoutQuorum\"\x15\n" +
+	"\aversion\x18\x06 \x01(\tR\aversionJ\x04\b\a\x10\b\"\x15\n" +
 	"\x13GetNodeStatsRequest\"s\n" +
 	"\x14GetNodeStatsResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x120\n" +
