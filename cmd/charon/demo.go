@@ -101,8 +101,8 @@ func (d *demo) end(ctx context.Context, good bool) error {
 			return err
 		}
 		fmt.Fprintf(d.out, "all good. The realm runs on, all three nodes; %s's password is %q:\n", demoUser, demoPassword)
-		fmt.Fprintf(d.out, "  export KRB5_CONFIG=%s\n  export CHARON_ADDR=%s\n  kinit %s && klist -e\n  charon status\nEnd it:  charon dev stop --rm %s\n",
-			d.realm.KRB5Conf, d.realm.Admin, demoUser, d.realm.Dir)
+		fmt.Fprintf(d.out, "  export KRB5_CONFIG=%s\n  export CHARON_ADDR=%s\n  kinit %s && klist -e\n  %s status\nEnd it:  %s dev stop --rm %s\n",
+			d.realm.KRB5Conf, d.realm.Admin, demoUser, os.Args[0], os.Args[0], d.realm.Dir)
 		return nil
 	}
 	err := errors.Join(d.nodes.stopAll(), os.RemoveAll(d.realm.Dir))

@@ -121,5 +121,5 @@ func printInit(w io.Writer, r *node.InitResult, cfg *node.Config, path string) {
 	if socket := "unix://" + cfg.SocketPath(); socket != "unix://"+socketDefault {
 		fmt.Fprintf(w, "\n  Talk to it      export CHARON_ADDR=%s", socket)
 	}
-	fmt.Fprintf(w, "\n  Client config   charon client-config > /etc/krb5.conf\n  DNS records     charon dns-records\n  Add a node      charon token create\n")
+	fmt.Fprintf(w, "\n  Client config   charon client-config > /etc/krb5.conf\n  DNS records     charon dns-records\n  Add a node      charon token create NAME\n")
 }

@@ -36,14 +36,14 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	cmd.SetOut(out)
 	cmd.SetErr(errOut)
 	addCompletion(cmd)
-	err := cmd.ExecuteContext(ctx)
+	ran, err := cmd.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
 	if _, ok := errors.AsType[*ranError](err); !ok {
 		// The command did not run: cobra found flags missing, or such as exclude each other.
 		if _, ok := errors.AsType[*codedError](err); !ok {
-			err = coded(exitUsage, "%v; see: charon --help", err)
+			err = usage(ran, "%v", err)
 		}
 	}
 	if text := describe(err); text != "" {

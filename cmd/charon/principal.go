@@ -39,7 +39,7 @@ func (k *keyFlags) add(cmd *cobra.Command, withNone bool) {
 	f.StringVar(&k.password, "password", "", "the password; everybody on this machine can read it while the command runs")
 	f.BoolVar(&k.stdin, "password-stdin", false, "read the password from the first line of standard input")
 	f.BoolVar(&k.random, "random", false, "random keys: for services, see keytab ensure")
-	f.BoolVar(&k.oneTime, "one-time", false, "the password must be changed at the first login")
+	f.BoolVar(&k.oneTime, "one-time", false, "the password must be changed before it gives tickets, by an administrator: users cannot until there is a kpasswd service")
 	f.StringVarP(&k.keysalts, "keysalts", "e", "", "keys to make, as aes256-sha2:normal,aes128-sha1:normal; default: the policy's or the realm's")
 	exclusive := []string{"password", "password-stdin", "random"}
 	if withNone {
@@ -48,6 +48,14 @@ func (k *keyFlags) add(cmd *cobra.Command, withNone bool) {
 	}
 	cmd.MarkFlagsMutuallyExclusive(exclusive...)
 	k.hasPasswordFlag = func() bool { return f.Changed("password") }
+}
+
+// warning says what a one-time password cannot do yet.
+func (k *keyFlags) warning() string {
+	if !k.oneTime {
+		return ""
+	}
+	return "The user cannot change this password: there is no kpasswd service (port 464) yet. It gives no tickets until an administrator sets one without --one-time.\n"
 }
 
 // keys asks for the password if no flag says where the keys come from.
@@ -224,7 +232,7 @@ func principalAdd() *cobra.Command {
 					return err
 				}
 				return show(cmd, r.GetPrincipal(), func(w io.Writer, _ bool) error {
-					_, err := fmt.Fprintln(w, createdLine(r.GetPrincipal()))
+					_, err := fmt.Fprint(w, createdLine(r.GetPrincipal())+"\n"+keys.warning())
 					return err
 				})
 			})
@@ -579,7 +587,7 @@ func principalPassword() *cobra.Command {
 					return err
 				}
 				return show(cmd, r, func(w io.Writer, _ bool) error {
-					_, err := fmt.Fprintf(w, "%s  kvno %d, in force on every node\n", args[0], r.GetKvno())
+					_, err := fmt.Fprintf(w, "%s  kvno %d, in force on every node\n%s", args[0], r.GetKvno(), keys.warning())
 					return err
 				})
 			})

@@ -22,16 +22,19 @@ func newTokenCommand() *cobra.Command {
 func tokenCreate() *cobra.Command {
 	var ttl string
 	cmd := &cobra.Command{
-		Use: "create [NODE]", Short: "make a join token; it is shown once", Args: cobra.MaximumNArgs(1),
+		Use: "create NAME", Short: "make a join token for a new node; it is shown once", Args: cobra.MaximumNArgs(1),
 		Example: "  charon token create kdc2 --ttl 30m",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 || args[0] == "" {
+				return usage(cmd, "give the new node's name")
+			}
 			life, err := parseLife(ttl, time.Now())
 			if err != nil || life == 0 {
 				return usage(cmd, "--ttl %q is not a length of time such as 30m", ttl)
 			}
 			return withConnection(cmd, func(ctx context.Context, c *connection) error {
 				r, err := mutate(ctx, cmd, func(ctx context.Context, id []byte) (*adminv1.CreateTokenResponse, error) {
-					return c.cluster().CreateToken(ctx, &adminv1.CreateTokenRequest{RequestId: id, NodeName: strings.Join(args, ""), Ttl: life})
+					return c.cluster().CreateToken(ctx, &adminv1.CreateTokenRequest{RequestId: id, NodeName: args[0], Ttl: life})
 				})
 				if err != nil {
 					return err
