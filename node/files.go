@@ -27,6 +27,7 @@ const (
 	caFile        = "ca.crt"   // PEM: the node authority, which admin clients hold servers against
 	adminDir      = "admin"    // the first admin client's ca.crt, root.crt and root.key
 	raftDir       = "raft"     // both groups' logs and state
+	removedFile   = "removed"  // there once this node has seen its removal from the cluster
 )
 
 // ErrNoNode says that a data directory holds no node: nothing was made or joined there.
@@ -38,6 +39,17 @@ type LockedError struct{ Dir string }
 // Error tells what to do.
 func (e *LockedError) Error() string {
 	return fmt.Sprintf("%s is in use by another charon process; stop it first, or name another directory", e.Dir)
+}
+
+// checkNode tells before anything is written there whether dir holds a node that may run. Errors: ErrNoNode, errRemoved.
+func checkNode(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, nodeCertFile)); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w in %s: make a realm with charon init, or join one with charon join", ErrNoNode, dir)
+	}
+	if _, err := os.Stat(filepath.Join(dir, removedFile)); err == nil {
+		return errRemoved
+	}
+	return nil
 }
 
 // lockDir makes dir (0700) if need be and locks it against other processes until the file is closed. The kernel lets go of
@@ -157,11 +169,11 @@ type ownCert struct {
 // expires is when the node's certificate ends.
 func (c *ownCert) expires() time.Time { return c.cert.Leaf.NotAfter }
 
-// loadCredentials reads and checks the node's certificate and key. ErrNoNode when there is none.
+// loadCredentials reads and checks the node's certificate and key. Errors: those of checkNode, too.
 func loadCredentials(dir string, now time.Time) (*ownCert, error) {
 	certPath, keyPath := filepath.Join(dir, nodeCertFile), filepath.Join(dir, nodeKeyFile)
-	if _, err := os.Stat(certPath); errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w in %s: make a realm with charon init, or join one with charon join", ErrNoNode, dir)
+	if err := checkNode(dir); err != nil {
+		return nil, err
 	}
 	pair, err := tls.LoadX509KeyPair(certPath, keyPath)
 	if err != nil {

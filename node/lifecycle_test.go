@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -346,13 +347,19 @@ func TestThreeNodesJoinDrainAndRemove(t *testing.T) {
 		return err
 	})
 	victim.waitRemoved()
-	// Nor does it serve for long when it is started again, by its state of long ago.
+	// Nor does it serve when it is started again, by its state of long ago.
 	victim.cancel()
 	if err := <-victim.done; err != nil {
 		t.Fatal(err)
 	}
 	victim.done <- nil
-	runNode(t, victim.c).waitRemoved()
+	if _, err := os.Stat(filepath.Join(victim.c.Dir, removedFile)); err == nil {
+		if err := Run(t.Context(), RunOptions{Config: victim.c, Version: "test", Logger: testLogger(t)}); !errors.Is(err, errRemoved) {
+			t.Errorf("a start after the removal: %v", err)
+		}
+	} else { // it has learnt of it from the others
+		runNode(t, victim.c).waitRemoved()
+	}
 }
 
 // waitRemoved waits until the node says that it was removed, and answers neither clients nor administrators: it has every key.
@@ -377,6 +384,39 @@ func (n *testNode) waitRemoved() {
 	}
 }
 
+// neverAnswersAS asks the node's port 88 again and again until stop, and fails when it answers.
+func (n *testNode) neverAnswersAS() (stop func()) {
+	addr, err := netip.ParseAddrPort(n.c.KDC.Addresses[0])
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(n.t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			p := &prober{addr: addr, now: time.Now}
+			req, _, err := p.request("EXAMPLE.COM")
+			if err == nil {
+				err = p.dial()
+			}
+			if err != nil {
+				n.t.Error(err)
+				return
+			}
+			// The port may not be open yet, or no more: then the read fails at once.
+			_ = p.conn.SetDeadline(time.Now().Add(100 * time.Millisecond))
+			_, _ = p.conn.Write(req)
+			if got, err := p.conn.Read(make([]byte, 8192)); err == nil {
+				n.t.Errorf("a removed node answers an AS request with %d bytes", got)
+				cancel()
+			}
+			p.close()
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
 // A node that was away when it was removed finds out from the others, who refuse its certificate.
 func TestNodeRemovedWhileAwayStopsServing(t *testing.T) {
 	c := testConfig(t)
@@ -399,7 +439,9 @@ func TestNodeRemovedWhileAwayStopsServing(t *testing.T) {
 	})
 	n1.waitVoters(2)
 	n3 = runNode(t, n3.c)
+	stop := n3.neverAnswersAS()
 	n3.waitRemoved()
+	stop()
 	if code, body, err := n1.get("/readyz"); err != nil || code != http.StatusOK {
 		t.Errorf("kdc1: %d %s %v", code, body, err)
 	}

@@ -5,7 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/charon-kdc/charon/raftstore/peer"
@@ -19,6 +22,8 @@ const (
 	membershipEvery = 2 * time.Second
 	aloneFor        = 5 * time.Second
 	knockLimit      = time.Second
+	unheardFor      = 3 * time.Second // a node that hears nobody after its start serves alone then
+	awaitEvery      = 20 * time.Millisecond
 )
 
 // watchMembership stops serving when this node was removed. Mostly the node sees its own record go; one that was away then, or that
@@ -46,6 +51,7 @@ func (s *server) watchMembership(ctx context.Context) {
 		}
 		is := s.recorded()
 		if was && !is {
+			s.remember()
 			s.leave()
 			return
 		}
@@ -78,24 +84,72 @@ func (s *server) leave() {
 	})
 }
 
-// refusedByOthers asks every other node of the state and tells whether more than half of them refuse this node's certificate.
+// remember keeps a restart from serving. Only a removal that this node's own state shows is remembered: a certificate can be refused for
+// reasons that pass, such as a wrong clock.
+func (s *server) remember() {
+	if err := writeFile(filepath.Join(s.c.Dir, removedFile), []byte(errRemoved.Error()+"\n"), 0o600); err != nil {
+		s.log.Error("remembering the removal", "error", err)
+	}
+}
+
+// awaitMembers returns when clients may be answered after a start: another member has vouched for this node, a leader is heard, or for
+// unheardFor nobody answered at all, since a power cut must not end the service on its only survivor. While another node refuses this one's
+// certificate it does not return, unless more than half do: then the node leaves.
+func (s *server) awaitMembers(ctx context.Context) {
+	t := time.NewTicker(awaitEvery)
+	defer t.Stop()
+	for unheard := time.Now(); ctx.Err() == nil; {
+		if _, led := s.store.Leader(); led || s.store.Vouched() {
+			return
+		}
+		if time.Since(unheard) > unheardFor {
+			others, refused := s.knock(ctx)
+			if refused == 0 {
+				return
+			}
+			if 2*refused > others {
+				s.leave()
+				return
+			}
+			unheard = time.Now()
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.removed:
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// refusedByOthers tells whether more than half of the other nodes of the state refuse this node's certificate.
 // One that refuses has a configuration without this node; a partition makes nobody refuse.
 func (s *server) refusedByOthers(ctx context.Context) bool {
+	others, refused := s.knock(ctx)
+	return 2*refused > others
+}
+
+// knock asks every other node of the state at once and counts them, and those that refuse this node's certificate.
+func (s *server) knock(ctx context.Context) (others, refused int) {
 	nodes, err := s.store.DB().Nodes()
 	if err != nil {
-		return false
+		return 0, 0
 	}
-	others, refused := 0, 0
+	var wg sync.WaitGroup
+	var no atomic.Int32
 	for _, n := range nodes {
 		if peer.NodeID(n.GetId()) == s.store.Self().ID {
 			continue
 		}
 		others++
-		if s.refusedBy(ctx, n.GetPeerAddress(), peer.NodeID(n.GetId())) {
-			refused++
-		}
+		wg.Go(func() {
+			if s.refusedBy(ctx, n.GetPeerAddress(), peer.NodeID(n.GetId())) {
+				no.Add(1)
+			}
+		})
 	}
-	return 2*refused > others
+	wg.Wait()
+	return others, int(no.Load())
 }
 
 func (s *server) refusedBy(ctx context.Context, addr string, id peer.NodeID) bool {

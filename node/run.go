@@ -79,8 +79,12 @@ type server struct {
 }
 
 // Run runs the node of a data directory until ctx ends, then drains: readiness off, leadership handed over, requests in work
-// finished. It returns nil after an orderly end. Errors: ErrNoNode, *LockedError, or what failed.
+// finished. It returns nil after an orderly end. Errors: ErrNoNode, *LockedError, a node that was removed from
+// the cluster, or what failed.
 func Run(ctx context.Context, o RunOptions) error {
+	if err := checkNode(o.Config.Dir); err != nil {
+		return err
+	}
 	lock, err := lockDir(o.Config.Dir)
 	if err != nil {
 		return err
@@ -340,6 +344,7 @@ func (s *server) openHTTP() error {
 // serve starts what runs in the background.
 func (s *server) serve(ctx context.Context) {
 	s.goDo("port 88", func() error {
+		s.awaitMembers(ctx)
 		if err := s.kdc.Serve(ctx); !errors.Is(err, transport.ErrClosed) {
 			return err
 		}

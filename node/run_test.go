@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -63,5 +65,28 @@ func TestReplayStateFromTheStart(t *testing.T) {
 		if !strings.Contains(w.Body.String(), want) {
 			t.Errorf("no %s", want)
 		}
+	}
+}
+
+// A directory that holds no node, or a removed one's, is refused before anything is written there.
+func TestRefusedDirectories(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "none")
+	o := RunOptions{Config: &Config{Dir: dir}, Logger: testLogger(t)}
+	if err := Run(t.Context(), o); !errors.Is(err, ErrNoNode) {
+		t.Errorf("no node: %v", err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory was made: %v", err)
+	}
+	for _, name := range []string{nodeCertFile, removedFile} {
+		if err := writeFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Run(t.Context(), o); !errors.Is(err, errRemoved) {
+		t.Errorf("a removed node: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, lockFile)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a lock file was made: %v", err)
 	}
 }

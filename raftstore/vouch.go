@@ -49,6 +49,9 @@ func (s *Store) vouch(ctx context.Context) {
 	}
 }
 
+// Vouched tells whether another member has vouched for this node since its start.
+func (s *Store) Vouched() bool { return s.vouched.Load() }
+
 // judge compares what members know with the starts that the disk had seen before this one. It tells whether one with a state has answered.
 func (s *Store) judge(answers map[peer.NodeID]*peerv1.InfoResponse, disk uint64) (vouched bool, err error) {
 	for id, info := range answers {
