@@ -178,7 +178,7 @@ func (s *Service) rotate(ctx context.Context, p *statev1.Principal, req *adminv1
 	if err != nil {
 		return 0, err
 	}
-	if req.GetStage() && slices.ContainsFunc(p.GetKeys(), isStaged) {
+	if slices.ContainsFunc(p.GetKeys(), isStaged) {
 		return 0, refuse(codes.FailedPrecondition, "ALREADY_STAGED", "%s has staged keys; activate them: charon keytab activate %s", nameOf(p), nameOf(p).local())
 	}
 	fresh, err := s.makeKeys(p, nextKVNO(p), nil, keysalts)

@@ -98,8 +98,10 @@ func TestRotateAndActivate(t *testing.T) {
 	if got := b.ensure(web); got.GetKvno() != 1 {
 		t.Errorf("ensure gives kvno %d while 2 is staged", got.GetKvno())
 	}
-	_, err = b.keytabs().RotateKeytab(as("root"), &adminv1.RotateKeytabRequest{RequestId: b.fresh(), Name: web, Stage: true})
-	wantReason(t, err, codes.FailedPrecondition, "ALREADY_STAGED")
+	for _, stage := range []bool{true, false} {
+		_, err = b.keytabs().RotateKeytab(as("root"), &adminv1.RotateKeytabRequest{RequestId: b.fresh(), Name: web, Stage: stage})
+		wantReason(t, err, codes.FailedPrecondition, "ALREADY_STAGED")
+	}
 
 	req := &adminv1.ActivateKeytabRequest{RequestId: b.fresh(), Name: web, RetireAfter: 3600}
 	for range 2 {
