@@ -67,7 +67,7 @@ func TestUsageErrors(t *testing.T) {
 	for _, args := range [][]string{
 		{"frob"}, {"principal", "frob"}, {"principal", "add"}, {"principal", "add", "x", "--frob"}, {"principal", "add", "x", "--random", "--nokey"},
 		{"principal", "add", "x", "--random", "--attr", "+frob"}, {"principal", "add", "x", "--random", "--max-life", "frob"}, {"keytab", "ensure", "HTTP/x"},
-		{"principal", "add", "x", "--random", "--request-id", "frob"}, {"token", "revoke", "frob"}, {"keytab", "show"}, {"token", "create", "n", "--ttl", "frob"},
+		{"principal", "add", "x", "--random", "--request-id", "frob"}, {"token", "revoke", "frob"}, {"keytab", "show"}, {"token", "create", "n", "--ttl", "frob"}, {"token", "create"},
 	} {
 		if text := n.want(exitUsage, []string{"charon: ", "--help"}, args...); strings.Count(text, "\n") != 1 {
 			t.Errorf("%v: not one line: %q", args, text)
@@ -132,6 +132,20 @@ func TestStatusLayout(t *testing.T) {
 	}, "status")
 }
 
+// Quorum in the realm group alone is no good news: the nodes refuse service tickets.
+func TestStatusNamesALostReplayQuorum(t *testing.T) {
+	st := &adminv1.GetStatusResponse{Realm: "EXAMPLE.COM", Quorum: true, Nodes: []*adminv1.NodeStatus{
+		{Node: &adminv1.Node{Name: "n1"}, Health: "cut-off"}, {Node: &adminv1.Node{Name: "n2"}, Health: "down"}, {Node: &adminv1.Node{Name: "n3"}, Health: "cut-off"},
+	}}
+	var b strings.Builder
+	if err := printStatus(&b, st, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.String(); !strings.Contains(got, "0/3 nodes   REPLAY CACHE WITHOUT QUORUM: service tickets are refused") {
+		t.Errorf("status:\n%s", got)
+	}
+}
+
 func TestStatusEvents(t *testing.T) {
 	up := func(name, health string) *adminv1.NodeStatus {
 		return &adminv1.NodeStatus{Node: &adminv1.Node{Name: name}, Health: health, Stats: &adminv1.NodeStats{}}
@@ -171,7 +185,7 @@ func TestUnknownOutcome(t *testing.T) {
 func TestNothingDone(t *testing.T) {
 	n := newFakeNode(t)
 	n.store.Depose()
-	n.want(exitNotDone, []string{"no leader with a quorum: nothing was done"}, "principal", "add", "alice", "--random")
+	n.want(exitNotDone, []string{"no leader with a quorum: nothing was done"}, "principal", "add", "alice", "--random", "--timeout", "300ms")
 	n.want(exitOK, nil, "policy", "list", "--local")
 	t.Setenv("CHARON_ADDR", "unix:///nowhere/admin.sock")
 	n.want(exitNotDone, []string{"no node answers at unix:///nowhere/admin.sock: nothing was done"}, "principal", "add", "alice", "--random")

@@ -141,8 +141,8 @@ func withConnection(cmd *cobra.Command, f func(ctx context.Context, c *connectio
 	return nil
 }
 
-// mutate makes one change: with one request id, repeated while its outcome is unknown, until the deadline. Once a try's outcome was
-// unknown, only an answer that the leader gave after it had looked the id up settles it; a try that did nothing says nothing of the
+// mutate makes one change: with one request id, repeated while its outcome is unknown or nothing was done for want of a leader, until
+// the deadline. Once a try's outcome was unknown, only an answer that the leader gave after it had looked the id up settles it; a try that did nothing says nothing of the
 // one before it.
 func mutate[R any](ctx context.Context, cmd *cobra.Command, call func(ctx context.Context, id []byte) (R, error)) (R, error) {
 	var none R
@@ -152,12 +152,16 @@ func mutate[R any](ctx context.Context, cmd *cobra.Command, call func(ctx contex
 	}
 	unknown := cmd.Flags().Changed("request-id") // the try that it repeats was
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		begun := time.Now()
 		r, err := call(ctx, id)
 		unknown = unknown || outcomeUnknown(err)
-		if err == nil || !unknown || definite(err) {
+		if err == nil || !unknown && !leaderless(err) || definite(err) {
 			return r, err
 		}
 		why := ""
+		if end, ok := ctx.Deadline(); ok && !unknown && time.Until(end) < 2*time.Since(begun) {
+			return none, err // the deadline would cut another try off, which then might have done something
+		}
 		if refusedOutright(err) {
 			why = ", and now: " + describe(err)
 		} else {
@@ -167,9 +171,15 @@ func mutate[R any](ctx context.Context, cmd *cobra.Command, call func(ctx contex
 				continue
 			}
 		}
+		if !unknown {
+			return none, err // nothing was done
+		}
 		return none, coded(exitUnknown, "it is unknown whether this was done%s; run the same line again with --request-id %s", why, formatUUID(id))
 	}
 }
+
+// leaderless tells that nothing was done since the cluster had no leader, as during an election.
+func leaderless(err error) bool { return details(err).GetReason() == "NOT_APPLIED" }
 
 // definite tells that the leader decided, knowing what became of earlier tries with the request id.
 func definite(err error) bool {

@@ -43,7 +43,10 @@ func TestMutateAfterUnknown(t *testing.T) {
 		tries   int // 0: until the deadline
 	}{
 		{"done at once", []error{nil}, "", exitOK, 1},
-		{"nothing done at once", []error{notApplied}, "", exitNotDone, 1},
+		{"an election, then done", []error{notApplied, notApplied, nil}, "", exitOK, 3},
+		{"no leader for long", []error{notApplied}, "", exitNotDone, 0},
+		{"no leader, then unknown", []error{notApplied, unknown}, "", exitUnknown, 0},
+		{"no leader, then a definite no", []error{notApplied, exists}, "", exitConflict, 2},
 		{"nobody there at once", []error{unreachable}, "", exitNotDone, 1},
 		{"unknown, then done", []error{unknown, nil}, "", exitOK, 2},
 		{"unknown, then no leader, then done", []error{cut, notApplied, unreachable, nil}, "", exitOK, 4},
