@@ -6,21 +6,26 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/charon-kdc/charon/raftstore/peer"
 )
 
-// hclogger hands the library's log lines to slog, from WARN up.
+// hclogger hands the library's log lines to slog, from WARN up. A line that repeats, by its text and the node it is about, comes once a minute.
 type hclogger struct {
 	log   *slog.Logger
 	name  string
 	args  []any
+	told  *peer.Repeats
 	quiet *atomic.Bool // on the way out, broken connections are no news
 }
 
 func newHCLogger(l *slog.Logger, name string, quiet *atomic.Bool) hclog.Logger {
-	return &hclogger{log: l.With("group", name), name: name, quiet: quiet}
+	return &hclogger{log: l.With("group", name), name: name, told: new(peer.Repeats), quiet: quiet}
 }
 
 func (h *hclogger) emit(l slog.Level, msg string, args []any) {
@@ -34,9 +39,30 @@ func (h *hclogger) emit(l slog.Level, msg string, args []any) {
 				a = fmt.Sprintf(s, f[1:]...)
 			}
 		}
+		if err, ok := a.(error); ok && strings.Contains(err.Error(), "connection refused") {
+			l = slog.LevelWarn // a node that is down is no error of this one
+		}
 		out = append(out, a)
 	}
+	news, left := h.told.News(msg+about(out), time.Now())
+	if !news {
+		return
+	}
+	if left > 0 {
+		out = append(out, "left_out", left)
+	}
 	h.log.Log(context.Background(), l, "raft: "+msg, out...)
+}
+
+// about is which node a line's key and value pairs name, or "".
+func about(pairs []any) string {
+	for i := 0; i+1 < len(pairs); i += 2 {
+		switch pairs[i] {
+		case "peer", "server-id", "from", "candidate":
+			return fmt.Sprintf(" %v", pairs[i+1])
+		}
+	}
+	return ""
 }
 
 func (h *hclogger) Log(level hclog.Level, msg string, args ...any) {

@@ -51,6 +51,7 @@ type Mux struct {
 	ln     net.Listener
 	id     *Identity
 	log    *slog.Logger
+	told   Repeats
 	alpn   []string
 	queues map[string]*listener
 
@@ -156,6 +157,23 @@ func promptly(raw net.Conn, cfg *tls.Config) (one *tls.Config, stop func() bool)
 	return one, silent.Stop
 }
 
+// refused logs a handshake that failed. Who is refused tends to come again at once.
+func (m *Mux) refused(addr net.Addr, err error) {
+	host, _, splitErr := net.SplitHostPort(addr.String())
+	if splitErr != nil {
+		host = addr.String()
+	}
+	news, left := m.told.News(host, time.Now())
+	if !news {
+		return
+	}
+	args := []any{"peer", addr.String(), "err", err}
+	if left > 0 {
+		args = append(args, "left_out", left)
+	}
+	m.log.Info("peer port: handshake refused", args...)
+}
+
 func (m *Mux) handshake(raw net.Conn, cfg *tls.Config) {
 	one, stop := promptly(raw, cfg)
 	defer stop()
@@ -167,7 +185,7 @@ func (m *Mux) handshake(raw net.Conn, cfg *tls.Config) {
 	delete(m.raw, raw)
 	m.mu.Unlock()
 	if err != nil {
-		m.log.Info("peer port: handshake refused", "peer", raw.RemoteAddr().String(), "err", err)
+		m.refused(raw.RemoteAddr(), err)
 		raw.Close()
 		return
 	}
