@@ -70,6 +70,8 @@ func nodeStatus(m raftstore.NodeStatus, records []*statev1.Node) *adminv1.NodeSt
 	switch {
 	case !m.Reachable:
 		out.Health = "down"
+	case m.ReplayState == "cut-off":
+		out.Health = "cut-off"
 	case m.Lag > lagWarn:
 		out.Health = "lagging"
 	}
@@ -92,7 +94,7 @@ func (s *Service) askStats(ctx context.Context, st raftstore.Status, nodes []*ad
 	var wg sync.WaitGroup
 	for i, m := range st.Nodes {
 		if m.ID == st.Self.ID {
-			nodes[i].Stats, nodes[i].Health = s.ownStats(), "ok"
+			nodes[i].Stats = s.ownStats()
 			continue
 		}
 		if s.Forwarder == nil || !m.Reachable {

@@ -218,6 +218,15 @@ func TestStatus(t *testing.T) {
 	if len(n) != 3 || n[0].GetStats().GetAsPerSecond() != 212 || n[1].GetStats().GetAsPerSecond() != 208 || n[2].GetHealth() != "down" || n[2].Stats != nil {
 		t.Errorf("nodes: %v", n)
 	}
+	for i := range b.store.Nodes.Nodes {
+		b.store.Nodes.Nodes[i].ReplayState = "cut-off"
+	}
+	if r, err = b.cluster().GetStatus(as("root"), &adminv1.GetStatusRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.GetNodes(); n[0].GetHealth() != "cut-off" || n[1].GetHealth() != "cut-off" || n[2].GetHealth() != "down" {
+		t.Errorf("nodes without verdicts of the replay cache: %v", n)
+	}
 	if _, err := b.cluster().TransferLeadership(as("root"), &adminv1.TransferLeadershipRequest{}); err != nil {
 		t.Error(err)
 	}

@@ -21,7 +21,9 @@ func (s *Store) leadRealm(ctx context.Context) {
 	healthy := map[raft.ServerID]time.Time{}
 	s.every(ctx, func() {
 		s.dismiss(ctx)
-		s.promote(ctx, s.realm, healthy, func(v raft.Server) (peer.NodeID, bool) { return nodeID(v.ID), !s.dismissed(v.ID) })
+		s.promote(ctx, s.realm, healthy, func(v raft.Server) candidate {
+			return candidate{node: nodeID(v.ID), known: !s.dismissed(v.ID), mayVote: true}
+		})
 	})
 }
 
@@ -33,7 +35,7 @@ func (s *Store) leadReplay(ctx context.Context) {
 		healthy := map[raft.ServerID]time.Time{}
 		s.every(ctx, func() {
 			s.reconcile(ctx)
-			s.promote(ctx, s.replay, healthy, s.votesInRealm)
+			s.promote(ctx, s.replay, healthy, s.replayCandidate)
 		})
 	}()
 	s.commit.lead(ctx)
@@ -54,29 +56,30 @@ func (s *Store) every(ctx context.Context, f func()) {
 	}
 }
 
-// votesInRealm is the node of a replay server, if it votes in the realm group.
-func (s *Store) votesInRealm(v raft.Server) (peer.NodeID, bool) {
-	n, ok := s.nodeOfReplay(nodeID(v.ID))
-	if !ok {
-		return n, false
-	}
-	for _, r := range s.realm.voters() {
-		if nodeID(r.ID) == n {
-			return n, true
-		}
-	}
-	return n, false
+// candidate is a non-voter as its group's leader sees it.
+type candidate struct {
+	node    peer.NodeID
+	known   bool // it has a record
+	mayVote bool // nothing but its health stands against it
 }
 
-// promote makes a voter of one non-voter that has kept up for long enough. eligible names its node.
-func (s *Store) promote(ctx context.Context, g *group, healthy map[raft.ServerID]time.Time, eligible func(raft.Server) (peer.NodeID, bool)) {
+// replayCandidate is a replay server, which votes once its node votes in the realm group. Its health counts from before: a node that
+// votes in one group only leaves the other with less to lose than status says.
+func (s *Store) replayCandidate(v raft.Server) candidate {
+	n, ok := s.nodeOfReplay(nodeID(v.ID))
+	votes := slices.ContainsFunc(s.realm.voters(), func(r raft.Server) bool { return nodeID(r.ID) == n })
+	return candidate{node: n, known: ok, mayVote: ok && votes}
+}
+
+// promote makes a voter of one non-voter that has kept up for long enough.
+func (s *Store) promote(ctx context.Context, g *group, healthy map[raft.ServerID]time.Time, judge func(raft.Server) candidate) {
 	servers, index := g.servers()
 	for _, v := range servers {
 		if v.Suffrage == raft.Voter {
 			continue
 		}
-		node, ok := eligible(v)
-		if !ok || !s.keepsUp(ctx, g, node) {
+		c := judge(v)
+		if !c.known || !s.keepsUp(ctx, g, c.node) {
 			delete(healthy, v.ID)
 			continue
 		}
@@ -85,14 +88,14 @@ func (s *Store) promote(ctx context.Context, g *group, healthy map[raft.ServerID
 			healthy[v.ID] = time.Now()
 			since = healthy[v.ID]
 		}
-		if time.Since(since) < s.cfg.Timing.PromoteAfter {
+		if !c.mayVote || time.Since(since) < s.cfg.Timing.PromoteAfter {
 			continue
 		}
 		if err := g.await(ctx, func() raft.Future { return g.raft.AddVoter(v.ID, v.Address, index, s.cfg.Timing.RPC) }); err != nil {
-			s.cfg.Logger.Warn("promoting", "group", g.name, "node", s.ref(node).Name, "err", err)
+			s.cfg.Logger.Warn("promoting", "group", g.name, "node", s.ref(c.node).Name, "err", err)
 			return
 		}
-		s.cfg.Logger.Info("promoted to voter", "group", g.name, "node", s.ref(node).Name)
+		s.cfg.Logger.Info("promoted to voter", "group", g.name, "node", s.ref(c.node).Name)
 		delete(healthy, v.ID)
 		return // one change at a time
 	}

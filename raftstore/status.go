@@ -19,7 +19,7 @@ type Status struct {
 	ReplayLeader NodeRef
 	// Quorum: a leader is known and was heard of within the lease.
 	Quorum bool
-	// Voters of the realm group, and how many of them may fail now.
+	// Voters in both groups, and how many of the nodes may fail now without either group losing its quorum.
 	Voters, Tolerates int
 	// Applied index of the realm group here; CommitIndex as last heard.
 	Applied, CommitIndex uint64
@@ -33,7 +33,7 @@ type Status struct {
 type NodeStatus struct {
 	NodeRef
 	KDCAddress, HTTPAddress string
-	// Role is leader, follower or non-voter.
+	// Role is leader, follower or non-voter: a node that does not vote in both groups yet is no voter.
 	Role string
 	// ReplayRole likewise, in the replay group; "absent" until it is a member.
 	ReplayRole string
@@ -78,7 +78,7 @@ func (s *Store) Status(ctx context.Context) Status {
 		}
 	}
 	servers, _ := s.configured()
-	reachable := 0
+	alive := map[peer.NodeID]bool{}
 	for _, v := range servers {
 		id := nodeID(v.ID)
 		n := s.nodeStatus(id, v.Suffrage == raft.Voter, st.Leader.ID)
@@ -89,18 +89,36 @@ func (s *Store) Status(ctx context.Context) Status {
 			n.Uptime = time.Duration(info.GetUptime()) * time.Millisecond
 			n.LastContact = time.Duration(info.GetLastContact()) * time.Millisecond
 		}
-		if v.Suffrage == raft.Voter {
+		alive[id] = n.Reachable
+		if n.Role == RoleFollower && (n.ReplayRole == RoleNonVoter || n.ReplayRole == RoleAbsent) {
+			n.Role = RoleNonVoter
+		}
+		if n.Role != RoleNonVoter {
 			st.Voters++
-			if n.Reachable {
-				reachable++
-			}
 		}
 		st.Nodes = append(st.Nodes, n)
 	}
 	st.Nodes = append(st.Nodes, s.joining(servers)...)
-	st.Tolerates = max(0, reachable-(st.Voters/2+1))
+	replayServers, _ := s.replay.servers()
+	st.Tolerates = max(0, min(spare(servers, func(v raft.Server) bool { return alive[nodeID(v.ID)] }),
+		spare(replayServers, func(v raft.Server) bool { n, ok := s.nodeOfReplay(nodeID(v.ID)); return ok && alive[n] })))
 	slices.SortFunc(st.Nodes, func(a, b NodeStatus) int { return strings.Compare(a.Name, b.Name) })
 	return st
+}
+
+// spare is how many more of a group's living voters it can lose; negative: it has no quorum.
+func spare(servers []raft.Server, alive func(raft.Server) bool) int {
+	voters, living := 0, 0
+	for _, v := range servers {
+		if v.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		if alive(v) {
+			living++
+		}
+	}
+	return living - (voters/2 + 1)
 }
 
 // joining are the nodes that are recorded but no servers: their join was cut short, and resumes or is taken back by a removal.

@@ -42,11 +42,17 @@ func printStatus(w io.Writer, st *adminv1.GetStatusResponse, now time.Time) erro
 	if !st.GetQuorum() {
 		quorum = "NO QUORUM: changes are refused"
 	}
-	up := 0
+	up, cutOff := 0, 0
 	for _, n := range st.GetNodes() {
-		if n.GetHealth() == "ok" {
+		switch n.GetHealth() {
+		case "ok":
 			up++
+		case "cut-off":
+			cutOff++
 		}
+	}
+	if st.GetQuorum() && cutOff > 0 {
+		quorum = "REPLAY CACHE WITHOUT QUORUM: service tickets are refused"
 	}
 	fmt.Fprintf(w, "Realm %s   %d/%d nodes   %s   version %s   feature level %d\n", st.GetRealm(), up, len(st.GetNodes()), quorum, st.GetVersion(), st.GetFeatureLevel())
 	var rows [][]string
