@@ -161,9 +161,14 @@ func linearizable(req proto.Message) bool {
 const leaderWait = 3 * time.Second
 
 // toLeader tells whether the call must be handed on; when not, this node leads and has applied all that was acknowledged.
-// A call that was handed on once is not handed on again. Without any leader it waits for one.
+// A call that was handed on once is not handed on again. Without any leader it waits for one, but leaves a quarter of the caller's time
+// for the answer: a caller whose deadline passes can't know that nothing was done.
 func (s *Service) toLeader(ctx context.Context, door Door) (*grpc.ClientConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, leaderWait)
+	limit := leaderWait
+	if end, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(end)*3/4)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
 		err := error(&raftstore.NotAppliedError{Err: raftstore.ErrNoLeader})

@@ -185,7 +185,7 @@ func TestUnknownOutcome(t *testing.T) {
 func TestNothingDone(t *testing.T) {
 	n := newFakeNode(t)
 	n.store.Depose()
-	n.want(exitNotDone, []string{"no leader with a quorum: nothing was done"}, "principal", "add", "alice", "--random", "--timeout", "300ms")
+	n.want(exitNotDone, []string{"no leader with a quorum: nothing was done"}, "principal", "add", "alice", "--random", "--timeout", "3s")
 	n.want(exitOK, nil, "policy", "list", "--local")
 	t.Setenv("CHARON_ADDR", "unix:///nowhere/admin.sock")
 	n.want(exitNotDone, []string{"no node answers at unix:///nowhere/admin.sock: nothing was done"}, "principal", "add", "alice", "--random")

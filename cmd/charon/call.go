@@ -141,6 +141,9 @@ func withConnection(cmd *cobra.Command, f func(ctx context.Context, c *connectio
 	return nil
 }
 
+// tryLeast is how much time another try needs at least, where nothing was done so far.
+const tryLeast = 250 * time.Millisecond
+
 // mutate makes one change: with one request id, repeated while its outcome is unknown or nothing was done for want of a leader, until
 // the deadline. Once a try's outcome was unknown, only an answer that the leader gave after it had looked the id up settles it; a try that did nothing says nothing of the
 // one before it.
@@ -159,7 +162,8 @@ func mutate[R any](ctx context.Context, cmd *cobra.Command, call func(ctx contex
 			return r, err
 		}
 		why := ""
-		if end, ok := ctx.Deadline(); ok && !unknown && time.Until(end) < 2*time.Since(begun) {
+		pause := max(wait, min(retryAfter(err), time.Second))
+		if end, ok := ctx.Deadline(); ok && !unknown && time.Until(end)-pause < max(2*time.Since(begun), tryLeast) {
 			return none, err // the deadline would cut another try off, which then might have done something
 		}
 		if refusedOutright(err) {
@@ -167,7 +171,7 @@ func mutate[R any](ctx context.Context, cmd *cobra.Command, call func(ctx contex
 		} else {
 			select {
 			case <-ctx.Done():
-			case <-time.After(max(wait, min(retryAfter(err), time.Second))):
+			case <-time.After(pause):
 				continue
 			}
 		}

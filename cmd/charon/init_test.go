@@ -36,7 +36,7 @@ func TestInitPrintsWhatAnOperatorNeeds(t *testing.T) {
   Talk to it      export CHARON_ADDR=unix://\S+/admin\.sock
   Client config   charon client-config > /etc/krb5\.conf
   DNS records     charon dns-records
-  Add a node      charon token create
+  Add a node      charon token create NAME
 $`)
 	if !want.MatchString(out) {
 		t.Errorf("got\n%s", out)
