@@ -13,6 +13,7 @@ import (
 	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
 	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore"
 	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
@@ -161,13 +162,11 @@ func (s *Service) requestHash(c Caller, req mutation) ([]byte, error) {
 	return h.Sum(nil), nil
 }
 
-// secretReplayKey is the name of the cluster secret that the request hash's key is made of.
-const secretReplayKey = "replay-key"
-
+// requestHashKey is made of the replay key.
 func (s *Service) requestHashKey() ([]byte, error) {
-	sec, err := s.Reader.Secret(secretReplayKey)
+	sec, err := s.Reader.Secret(raftstore.ReplayKeyName)
 	if err != nil {
-		return nil, fmt.Errorf("secret %s: %w", secretReplayKey, err)
+		return nil, fmt.Errorf("secret %s: %w", raftstore.ReplayKeyName, err)
 	}
 	s.hashMu.Lock()
 	defer s.hashMu.Unlock()
@@ -178,7 +177,7 @@ func (s *Service) requestHashKey() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := s.Sealer.Open(masterkey.SecretAAD(cl.GetId(), secretReplayKey), sec.GetKey())
+	raw, err := s.Sealer.Open(masterkey.SecretAAD(cl.GetId(), raftstore.ReplayKeyName), sec.GetKey())
 	if err != nil {
 		return nil, err
 	}

@@ -22,9 +22,6 @@ import (
 // Realm is the default realm of the cluster.
 const Realm = "EXAMPLE.COM"
 
-// ReplayKey is the name of the cluster secret that the admin API derives a key from.
-const ReplayKey = "replay-key"
-
 // Store is the cluster.
 type Store struct {
 	DB   *realm.DB
@@ -70,7 +67,7 @@ func New(t testing.TB, now func() time.Time) *Store {
 // found puts into the state what charon init would.
 func (s *Store) found(t testing.TB) {
 	cluster := make([]byte, 16)
-	secret, err := s.Ring.Seal(rand.Reader, masterkey.SecretAAD(cluster, ReplayKey), make([]byte, 32))
+	secret, err := s.Ring.Seal(rand.Reader, masterkey.SecretAAD(cluster, raftstore.ReplayKeyName), make([]byte, 32))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +76,7 @@ func (s *Store) found(t testing.TB) {
 		{Op: &statev1.Command_PutRealm{PutRealm: &statev1.PutRealm{Realm: &statev1.Realm{
 			Name: Realm, MaxLife: 36000, MaxRenewableLife: 7 * 86400, Etypes: []int32{int32(kcrypto.AES256SHA2), int32(kcrypto.AES128SHA1)},
 		}}}},
-		{Op: &statev1.Command_PutSecret{PutSecret: &statev1.PutSecret{Secret: &statev1.Secret{Name: ReplayKey, Key: secret}}}},
+		{Op: &statev1.Command_PutSecret{PutSecret: &statev1.PutSecret{Secret: &statev1.Secret{Name: raftstore.ReplayKeyName, Key: secret}}}},
 		{Op: &statev1.Command_PutSecret{PutSecret: &statev1.PutSecret{Secret: &statev1.Secret{Name: "ca/node", Certificate: []byte("DER"), Key: secret}}}},
 		{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{Node: &statev1.Node{
 			Id: append([]byte{1}, make([]byte, 15)...), ReplayId: append([]byte{2}, make([]byte, 15)...),
