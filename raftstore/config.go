@@ -12,6 +12,7 @@ import (
 
 	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore/logstore"
 	"github.com/charon-kdc/charon/raftstore/peer"
 )
 
@@ -53,6 +54,25 @@ type Config struct {
 	Fatal func(error)
 	// Observe is called with measurements; its functions must not block.
 	Observe Observer
+	// Disk is what lies below the store. The zero value is the real thing.
+	Disk Disk
+}
+
+// Disk is where a simulation puts its own disk, one that fails, stalls and loses what was not flushed. Any field may be nil.
+type Disk struct {
+	// Log opens what is below the guards of a group's log (logstore.Options.Open).
+	Log func(path string, noSync bool) (logstore.Backend, error)
+	// Commit runs every transaction of the realm state (realm.Options.Commit).
+	Commit func(path string, noSync bool, commit func() error) error
+	// Sync flushes a small file or a directory.
+	Sync func(*os.File) error
+}
+
+func (d Disk) sync(f *os.File) error {
+	if d.Sync != nil {
+		return d.Sync(f)
+	}
+	return f.Sync()
 }
 
 // Observer receives measurements. Any field may be nil.

@@ -75,6 +75,7 @@ func (g *group) openLog(slow func()) error {
 		StallLimit: g.s.cfg.Timing.StallLimit,
 		Fatal:      g.s.fatal,
 		Slow:       slow,
+		Open:       g.s.cfg.Disk.Log,
 	}
 	if f := g.s.cfg.Observe.StoreLogs; f != nil {
 		opts.Observe = func(d time.Duration, entries, bytes int) { f(g.name, d, entries, bytes) }

@@ -132,27 +132,31 @@ func loadJoinPeers(dir string) (map[peer.NodeID]string, error) {
 	return out, nil
 }
 
+func writeFile(path string, b []byte) error { return Disk{}.writeFile(path, b) }
+
 // writeFile is durable and atomic, mode 0600.
-func writeFile(path string, b []byte) error {
+func (d Disk) writeFile(path string, b []byte) error {
 	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, d.sync(f), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(tmp))
 	}
 	if err := os.Rename(tmp, path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return d.syncDir(filepath.Dir(path))
 }
 
-func syncDir(path string) error {
-	d, err := os.Open(path)
+func syncDir(path string) error { return Disk{}.syncDir(path) }
+
+func (d Disk) syncDir(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(d.sync(f), f.Close())
 }

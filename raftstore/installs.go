@@ -21,8 +21,9 @@ const installFile = "installed"
 // receivedSnapshots is the replay group's snapshot store, and keeps that file.
 type receivedSnapshots struct {
 	raft.SnapshotStore
-	log *logstore.Store
-	dir string
+	log  *logstore.Store
+	dir  string
+	disk Disk
 }
 
 // Create notes a snapshot that the own log does not lead up to before there is anything of it.
@@ -41,7 +42,7 @@ func (r *receivedSnapshots) Create(version raft.SnapshotVersion, index, term uin
 }
 
 func (r *receivedSnapshots) received(index uint64) error {
-	if err := writeCount(filepath.Join(r.dir, installFile), index); err != nil {
+	if err := r.disk.writeCount(filepath.Join(r.dir, installFile), index); err != nil {
 		return fmt.Errorf("noting a snapshot that was sent: %w", err)
 	}
 	return nil
@@ -62,9 +63,9 @@ func readCount(path string) (uint64, error) {
 	return binary.LittleEndian.Uint64(b), nil
 }
 
-func writeCount(path string, n uint64) error {
+func (d Disk) writeCount(path string, n uint64) error {
 	b := binary.LittleEndian.AppendUint64(nil, n)
-	return writeFile(path, binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)))
+	return d.writeFile(path, binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)))
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/charon-kdc/charon/internal/mutant"
 	peerv1 "github.com/charon-kdc/charon/proto/charon/peer/v1"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore/peer"
@@ -97,6 +98,10 @@ func (s *Store) proposeHere(ctx context.Context, cmd *statev1.Command) (*statev1
 	data, err := realm.EncodeEnvelope(cmd, s.realmStamp())
 	if err != nil {
 		return nil, &NotAppliedError{Err: err}
+	}
+	if mutant.On(mutant.AckBeforeCommit) {
+		s.realm.raft.Apply(data, s.cfg.Timing.RPC)
+		return &statev1.Result{Index: s.realm.raft.LastIndex()}, nil
 	}
 	start := time.Now()
 	f, err := s.realm.apply(ctx, data)

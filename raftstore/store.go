@@ -131,7 +131,10 @@ func (s *Store) openRealm() error {
 		return err
 	}
 	var err error
-	if s.db, err = realm.Open(filepath.Join(g.dir, stateFile), realm.Options{MmapSize: s.cfg.MapSize}); err != nil {
+	s.db, err = realm.Open(filepath.Join(g.dir, stateFile), realm.Options{
+		MmapSize: s.cfg.MapSize, Commit: s.cfg.Disk.Commit, Sync: s.cfg.Disk.Sync,
+	})
+	if err != nil {
 		return err
 	}
 	index, term := s.db.Applied()
@@ -154,7 +157,7 @@ func (s *Store) openReplay() error {
 	if err != nil {
 		return err
 	}
-	received := &receivedSnapshots{snaps, g.log, g.dir}
+	received := &receivedSnapshots{snaps, g.log, g.dir, s.cfg.Disk}
 	g.snaps = received
 	list, err := snaps.List()
 	if err != nil {

@@ -27,7 +27,7 @@ func (s *Store) checkBoot(ctx context.Context) error {
 		return err
 	}
 	s.boot++
-	if err := writeCount(s.bootPath(), s.boot); err != nil {
+	if err := s.cfg.Disk.writeCount(s.bootPath(), s.boot); err != nil {
 		return fmt.Errorf("counting this start: %w", err)
 	}
 	s.vouched.Store(vouched)

@@ -15,6 +15,8 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+
+	"github.com/charon-kdc/charon/internal/mutant"
 )
 
 const (
@@ -51,10 +53,12 @@ type Options struct {
 	Observe func(d time.Duration, entries, bytes int)
 	// Now is for the loop watchdog. nil: time.Now.
 	Now func() time.Time
+	// Open opens what is below the guards, at a path; noSync: a write need not be on disk when it returns. nil: a file of raft-boltdb.
+	Open func(path string, noSync bool) (Backend, error)
 }
 
-// backend is what Store needs of raft-boltdb; tests put faults behind it.
-type backend interface {
+// Backend is what Store needs of raft-boltdb; tests put faults behind it.
+type Backend interface {
 	raft.LogStore
 	raft.StableStore
 	Close() error
@@ -62,7 +66,7 @@ type backend interface {
 
 // Store is a raft.LogStore and raft.StableStore.
 type Store struct {
-	bolt backend
+	bolt Backend
 	path string
 	opts Options
 
@@ -74,23 +78,32 @@ type Store struct {
 
 // Open opens the log at path, or makes an empty one. It fails after a second when another process has it.
 func Open(path string, opts Options) (*Store, error) {
-	b, err := raftboltdb.New(raftboltdb.Options{
-		Path: path,
-		BoltOptions: &bbolt.Options{
-			Timeout:         time.Second,
-			NoFreelistSync:  true,
-			FreelistType:    bbolt.FreelistMapType,
-			InitialMmapSize: opts.MapSize,
-		},
-		MsgpackUseNewTimeFormat: true,
-	})
+	open := opts.Open
+	if open == nil {
+		open = opts.openBolt
+	}
+	b, err := open(path, mutant.On(mutant.SkipLogFsync))
 	if err != nil {
 		return nil, fmt.Errorf("opening raft log %s: %w", path, err)
 	}
 	return newStore(b, path, opts), nil
 }
 
-func newStore(b backend, path string, opts Options) *Store {
+func (o Options) openBolt(path string, noSync bool) (Backend, error) {
+	return raftboltdb.New(raftboltdb.Options{
+		Path: path,
+		BoltOptions: &bbolt.Options{
+			Timeout:         time.Second,
+			NoFreelistSync:  true,
+			FreelistType:    bbolt.FreelistMapType,
+			InitialMmapSize: o.MapSize,
+		},
+		NoSync:                  noSync,
+		MsgpackUseNewTimeFormat: true,
+	})
+}
+
+func newStore(b Backend, path string, opts Options) *Store {
 	if opts.StallLimit == 0 {
 		opts.StallLimit = 10 * time.Second
 	}
@@ -172,6 +185,9 @@ func (s *Store) Set(key, val []byte) error {
 	if !bytes.Equal(key, keyVoteCand) {
 		return s.write("writing", func() error { return s.bolt.Set(key, val) })
 	}
+	if mutant.On(mutant.TornVote) {
+		return s.write("voting in", func() error { return s.bolt.Set(key, val) })
+	}
 	s.mu.Lock()
 	term := s.voteTerm
 	s.voteTerm = 0
@@ -185,7 +201,7 @@ func (s *Store) Set(key, val []byte) error {
 
 // Get reads a value; "not found" when there is none.
 func (s *Store) Get(key []byte) ([]byte, error) {
-	if !bytes.Equal(key, keyVoteCand) {
+	if !bytes.Equal(key, keyVoteCand) || mutant.On(mutant.TornVote) {
 		return s.bolt.Get(key)
 	}
 	_, cand, err := s.vote()
@@ -196,7 +212,7 @@ func (s *Store) Get(key []byte) ([]byte, error) {
 // does, a crash between the two would pair the new term with the former candidate, who could then be voted for again
 // without a look at its log (raft issue 661).
 func (s *Store) SetUint64(key []byte, val uint64) error {
-	if !bytes.Equal(key, keyVoteTerm) {
+	if !bytes.Equal(key, keyVoteTerm) || mutant.On(mutant.TornVote) {
 		return s.write("writing", func() error { return s.bolt.SetUint64(key, val) })
 	}
 	s.mu.Lock()
@@ -207,7 +223,7 @@ func (s *Store) SetUint64(key []byte, val uint64) error {
 
 // GetUint64 reads a number; "not found" when there is none.
 func (s *Store) GetUint64(key []byte) (uint64, error) {
-	if !bytes.Equal(key, keyVoteTerm) {
+	if !bytes.Equal(key, keyVoteTerm) || mutant.On(mutant.TornVote) {
 		return s.bolt.GetUint64(key)
 	}
 	term, _, err := s.vote()

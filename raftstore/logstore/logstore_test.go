@@ -100,7 +100,7 @@ func TestDeleteRange(t *testing.T) {
 			s := open(t, filepath.Join(t.TempDir(), "log.db"))
 			defer s.Close()
 			fill(t, s, 1, c.last, 1)
-			counted := &faulty{backend: s.bolt}
+			counted := &faulty{Backend: s.bolt}
 			s.bolt = counted
 			if err := s.DeleteRange(c.min, c.max); err != nil {
 				t.Fatal(err)
@@ -151,7 +151,7 @@ func TestReconcile(t *testing.T) {
 
 // faulty counts and breaks writes.
 type faulty struct {
-	backend
+	Backend
 	deletes atomic.Int64
 	err     error
 	block   chan struct{}
@@ -159,7 +159,7 @@ type faulty struct {
 
 func (f *faulty) DeleteRange(min, max uint64) error {
 	f.deletes.Add(1)
-	return f.backend.DeleteRange(min, max)
+	return f.Backend.DeleteRange(min, max)
 }
 
 func (f *faulty) StoreLogs(logs []*raft.Log) error {
@@ -169,14 +169,14 @@ func (f *faulty) StoreLogs(logs []*raft.Log) error {
 	if f.err != nil {
 		return f.err
 	}
-	return f.backend.StoreLogs(logs)
+	return f.Backend.StoreLogs(logs)
 }
 
 func TestWriteErrorIsFatal(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "log.db"))
 	defer s.Close()
 	eio := errors.New("input/output error")
-	s.bolt = &faulty{backend: s.bolt, err: eio}
+	s.bolt = &faulty{Backend: s.bolt, err: eio}
 	var got error
 	s.opts.Fatal = func(err error) { got = err }
 	if err := s.StoreLog(&raft.Log{Index: 1, Term: 1}); !errors.Is(err, eio) {
@@ -191,7 +191,7 @@ func TestStallIsFatal(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "log.db"))
 	defer s.Close()
 	block := make(chan struct{})
-	s.bolt = &faulty{backend: s.bolt, block: block}
+	s.bolt = &faulty{Backend: s.bolt, block: block}
 	s.opts.StallLimit = 10 * time.Millisecond
 	fatal := make(chan error, 1)
 	s.opts.Fatal = func(err error) { fatal <- err }
@@ -218,7 +218,7 @@ func TestSlowWriteIsReported(t *testing.T) {
 	if err := s.StoreLog(&raft.Log{Index: 1, Term: 1}); err != nil {
 		t.Fatal(err)
 	}
-	s.bolt = &faulty{backend: s.bolt, block: block}
+	s.bolt = &faulty{Backend: s.bolt, block: block}
 	done := make(chan error, 1)
 	go func() { done <- s.StoreLog(&raft.Log{Index: 2, Term: 1}) }()
 	select {

@@ -351,7 +351,7 @@ func Dial(ctx context.Context, alpn, addr string, id *Identity, want NodeID) (*C
 	if !want.IsZero() {
 		pin = &want
 	}
-	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	raw, err := id.dial(ctx, addr)
 	if err != nil {
 		return nil, err
 	}

@@ -5,11 +5,13 @@
 package peer
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strings"
 )
@@ -51,6 +53,8 @@ type Identity struct {
 	Roots func() *x509.CertPool
 	// Allowed tells whether a node is a current member. Called at every handshake, both ways.
 	Allowed func(NodeID) bool
+	// Dial opens a connection to host:port below TLS. nil: TCP.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
 }
 
 var (
@@ -61,6 +65,13 @@ var (
 	// ErrOtherNode says that another node answered than the one that was dialled.
 	ErrOtherNode = errors.New("another node answered")
 )
+
+func (i *Identity) dial(ctx context.Context, addr string) (net.Conn, error) {
+	if i.Dial != nil {
+		return i.Dial(ctx, addr)
+	}
+	return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+}
 
 // URI is the subject alternative name of a node certificate: charon://<cluster-id>/node/<node-id>, both in hex.
 func URI(cluster [16]byte, id NodeID) *url.URL {

@@ -36,7 +36,7 @@ func (db *DB) ApplyBatch(entries []Entry) ([]*statev1.Result, []Change, error) {
 	st := db.applied.Load().clone()
 	results := make([]*statev1.Result, len(entries))
 	var changes []Change
-	err = f.bolt.Update(func(tx *bbolt.Tx) error {
+	err = db.opts.update(f.bolt, false, func(tx *bbolt.Tx) error {
 		for i, e := range entries {
 			r, cs, err := db.apply(tx, st, e)
 			if err != nil {

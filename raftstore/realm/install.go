@@ -45,7 +45,7 @@ func (db *DB) InstallSnapshot(r io.Reader) (SnapshotInfo, error) {
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
-	st, err := load(b, r)
+	st, err := db.opts.load(b, r)
 	if err == nil {
 		err = db.moveIn(b, tmp)
 	}
@@ -71,9 +71,9 @@ func removeIfThere(path string) error {
 
 // moveIn makes the loaded file durable and gives it the state's name.
 func (db *DB) moveIn(b *bbolt.DB, tmp string) error {
-	b.NoSync, b.NoGrowSync = db.opts.NoSync, db.opts.NoSync
+	b.NoSync, b.NoGrowSync = db.opts.noSync(), db.opts.noSync()
 	if !db.opts.NoSync {
-		if err := b.Sync(); err != nil {
+		if err := db.opts.syncPath(tmp); err != nil {
 			return err
 		}
 	}
@@ -83,26 +83,31 @@ func (db *DB) moveIn(b *bbolt.DB, tmp string) error {
 	if db.opts.NoSync {
 		return nil
 	}
-	dir, err := os.Open(filepath.Dir(db.path))
+	return db.opts.syncPath(filepath.Dir(db.path))
+}
+
+// syncPath flushes a file or a directory through a handle of its own, which does for every handle of it.
+func (o *Options) syncPath(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return errors.Join(o.sync(f), f.Close())
 }
 
 // load fills an empty file from a stream and checks every byte of it.
-func load(b *bbolt.DB, r io.Reader) (*state, error) {
+func (o *Options) load(b *bbolt.DB, r io.Reader) (*state, error) {
 	in := &stream{r: r}
 	want, records, err := in.header()
 	if err != nil {
 		return nil, err
 	}
-	if err := b.Update(createBuckets); err != nil {
+	if err := o.update(b, true, createBuckets); err != nil {
 		return nil, err
 	}
 	got := &loaded{}
 	for done := false; !done; {
-		err := b.Update(func(tx *bbolt.Tx) (err error) {
+		err := o.update(b, true, func(tx *bbolt.Tx) (err error) {
 			done, err = got.some(tx, in)
 			return err
 		})
@@ -117,7 +122,7 @@ func load(b *bbolt.DB, r io.Reader) (*state, error) {
 		return nil, err
 	}
 	want.counts, want.installed = got.counts, want.index
-	return want, b.Update(want.write)
+	return want, o.update(b, true, want.write)
 }
 
 // loaded counts what a stream brought.

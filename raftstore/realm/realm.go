@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/charon-kdc/charon/internal/mutant"
 )
 
 var (
@@ -39,6 +41,32 @@ type Options struct {
 	MmapSize int
 	// NoSync leaves out fsync. For tests that are not about crashes.
 	NoSync bool
+	// Commit, when not nil, runs every transaction that writes, so that a test may cut the power within: path is the file, noSync tells
+	// that it need not be on disk when commit returns. bbolt itself then leaves out fsync.
+	Commit func(path string, noSync bool, commit func() error) error
+	// Sync flushes a file or a directory that was renamed into place. nil: (*os.File).Sync.
+	Sync func(*os.File) error
+}
+
+// update runs one transaction that writes to b.
+func (o *Options) update(b *bbolt.DB, noSync bool, f func(*bbolt.Tx) error) error {
+	noSync = noSync || o.NoSync || mutant.On(mutant.SkipStateFsync)
+	if o.Commit == nil {
+		return b.Update(f)
+	}
+	return o.Commit(b.Path(), noSync, func() error { return b.Update(f) })
+}
+
+// noSync is what bbolt is told.
+func (o *Options) noSync() bool {
+	return o.NoSync || o.Commit != nil || mutant.On(mutant.SkipStateFsync)
+}
+
+func (o *Options) sync(f *os.File) error {
+	if o.Sync != nil {
+		return o.Sync(f)
+	}
+	return f.Sync()
 }
 
 const mmapSizeDefault = 64 << 30
@@ -78,7 +106,7 @@ func Open(path string, opts Options) (*DB, error) {
 		return nil, err
 	}
 	db := &DB{path: path, opts: opts, file: &file{bolt: b}, outcomesMax: outcomesMax}
-	st, err := prepare(b)
+	st, err := prepare(b, opts)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening realm state %s: %w", path, err), b.Close())
 	}
@@ -101,8 +129,8 @@ func openBolt(path string, opts Options, loading bool) (*bbolt.DB, error) {
 		NoFreelistSync:  true,
 		FreelistType:    bbolt.FreelistMapType,
 		InitialMmapSize: size,
-		NoSync:          opts.NoSync || loading,
-		NoGrowSync:      opts.NoSync || loading,
+		NoSync:          opts.noSync() || loading,
+		NoGrowSync:      opts.noSync() || loading,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening realm state %s: %w", path, err)
@@ -111,7 +139,7 @@ func openBolt(path string, opts Options, loading bool) (*bbolt.DB, error) {
 }
 
 // prepare makes the buckets and reads the applied state.
-func prepare(b *bbolt.DB) (*state, error) {
+func prepare(b *bbolt.DB, opts Options) (*state, error) {
 	var st *state
 	err := b.View(func(tx *bbolt.Tx) (err error) {
 		if tx.Bucket(metaBucket) == nil {
@@ -124,7 +152,7 @@ func prepare(b *bbolt.DB) (*state, error) {
 		return st, err
 	}
 	st = newState()
-	return st, b.Update(func(tx *bbolt.Tx) error {
+	return st, opts.update(b, false, func(tx *bbolt.Tx) error {
 		if err := createBuckets(tx); err != nil {
 			return err
 		}
