@@ -49,6 +49,10 @@ func executeOne(o *overlay, cmd *statev1.Command) (*statev1.Result, error) {
 		return putCluster(o, op.PutCluster)
 	case *statev1.Command_SetFeatureLevel:
 		return setFeatureLevel(o, op.SetFeatureLevel.GetLevel())
+	case *statev1.Command_RenewNode:
+		return renewNode(o, op.RenewNode)
+	case *statev1.Command_SetAutoRemoval:
+		return setAutoRemoval(o, op.SetAutoRemoval)
 	}
 	return nil, fmt.Errorf("%w: operation %T", ErrTooNew, cmd.GetOp())
 }

@@ -29,6 +29,8 @@ func putToken(o *overlay, c *statev1.PutToken) (*statev1.Result, error) {
 		return refuse(statev1.Code_CODE_INVALID, "token secret hash of %d bytes, not 32", len(t.GetSecretHash())), nil
 	case t.GetExpiresAt() <= 0:
 		return refuse(statev1.Code_CODE_INVALID, "token without an end"), nil
+	case len(t.GetNodeId()) != 0 && len(t.GetNodeId()) != 16:
+		return refuse(statev1.Code_CODE_INVALID, "token for a node id of %d bytes, not 16", len(t.GetNodeId())), nil
 	case t.GetUsedAt() != 0 || len(t.GetUsedBy()) > 0 || t.GetClosedAt() != 0:
 		return refuse(statev1.Code_CODE_INVALID, "token is used before it is made"), nil
 	}
@@ -84,6 +86,7 @@ func putCluster(o *overlay, c *statev1.PutCluster) (*statev1.Result, error) {
 			}
 			if found {
 				m.FeatureLevel = old.GetFeatureLevel()
+				m.AutoRemoveAfter, m.AutoRemoveVoters = old.GetAutoRemoveAfter(), old.GetAutoRemoveVoters()
 			}
 			o.featureLevel = m.GetFeatureLevel()
 			return nil, nil

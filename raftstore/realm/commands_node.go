@@ -85,6 +85,7 @@ func updateNode(o *overlay, old, n *statev1.Node) (*statev1.Result, error) {
 	if len(n.GetKeyHash()) == 0 && len(n.GetTokenId()) == 0 {
 		n.KeyHash, n.TokenId = old.GetKeyHash(), old.GetTokenId()
 	}
+	n.NextKeyHash, n.RetiredKeys = old.GetNextKeyHash(), old.GetRetiredKeys()
 	if !bytes.Equal(old.GetReplayId(), n.GetReplayId()) || !bytes.Equal(old.GetKeyHash(), n.GetKeyHash()) || !bytes.Equal(old.GetTokenId(), n.GetTokenId()) {
 		return refuse(statev1.Code_CODE_EXISTS, "node %q with id %x has another replay id, key or token", old.GetName(), n.GetId()), nil
 	}
@@ -109,6 +110,7 @@ func closeToken(o *overlay, id []byte) error {
 // admitNode makes sure that a node with a token is let in by it now: the token may have been revoked, or taken away with the same node's
 // removal, since the join used it.
 func admitNode(o *overlay, n *statev1.Node) (*statev1.Result, error) {
+	n.NextKeyHash, n.RetiredKeys = nil, nil
 	if len(n.GetTokenId()) == 0 {
 		return nil, nil
 	}
@@ -117,7 +119,7 @@ func admitNode(o *overlay, n *statev1.Node) (*statev1.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !found || t.GetClosedAt() != 0 || !bytes.Equal(t.GetUsedBy(), n.GetKeyHash()) {
+	if !found || t.GetClosedAt() != 0 || len(t.GetNodeId()) > 0 || !bytes.Equal(t.GetUsedBy(), n.GetKeyHash()) {
 		return refuse(statev1.Code_CODE_TOKEN_REFUSED, "token %x does not let in node %q", n.GetTokenId(), n.GetName()), nil
 	}
 	return nil, nil

@@ -373,7 +373,12 @@ func (x *LeaseResponse) GetIndex() uint64 {
 }
 
 type InfoRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the asker is now, and which of its starts this is: until the realm's record of it counts that start, this is where it is found.
+	PeerAddress string `protobuf:"bytes,22,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	BootCounter uint64 `protobuf:"varint,23,opt,name=boot_counter,json=bootCounter,proto3" json:"boot_counter,omitempty"`
+	// The asker wants to be vouched for: the answer says what is known of its starts from the log, too, and whether it is current.
+	Vouch         bool `protobuf:"varint,24,opt,name=vouch,proto3" json:"vouch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -408,6 +413,27 @@ func (*InfoRequest) Descriptor() ([]byte, []int) {
 	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
+func (x *InfoRequest) GetPeerAddress() string {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return ""
+}
+
+func (x *InfoRequest) GetBootCounter() uint64 {
+	if x != nil {
+		return x.BootCounter
+	}
+	return 0
+}
+
+func (x *InfoRequest) GetVouch() bool {
+	if x != nil {
+		return x.Vouch
+	}
+	return false
+}
+
 type InfoResponse struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -430,8 +456,12 @@ type InfoResponse struct {
 	Members            []*Member `protobuf:"bytes,17,rep,name=members,proto3" json:"members,omitempty"`
 	// The highest boot counter that the realm state has of the asker.
 	BootCounterOfAsker uint64 `protobuf:"varint,18,opt,name=boot_counter_of_asker,json=bootCounterOfAsker,proto3" json:"boot_counter_of_asker,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The members that this node has not heard of for a while.
+	Silent []*Silence `protobuf:"bytes,22,rep,name=silent,proto3" json:"silent,omitempty"`
+	// With vouch: the answering node's applied state held everything that was acknowledged when it was asked.
+	Current       bool `protobuf:"varint,23,opt,name=current,proto3" json:"current,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InfoResponse) Reset() {
@@ -590,6 +620,73 @@ func (x *InfoResponse) GetBootCounterOfAsker() uint64 {
 	return 0
 }
 
+func (x *InfoResponse) GetSilent() []*Silence {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
+func (x *InfoResponse) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+// Silence is how long a member has not answered.
+type Silence struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	For           int64                  `protobuf:"varint,2,opt,name=for,proto3" json:"for,omitempty"` // ms, since its last answer, or since the reporting node began to ask
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Silence) Reset() {
+	*x = Silence{}
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Silence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Silence) ProtoMessage() {}
+
+func (x *Silence) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Silence.ProtoReflect.Descriptor instead.
+func (*Silence) Descriptor() ([]byte, []int) {
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Silence) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Silence) GetFor() int64 {
+	if x != nil {
+		return x.For
+	}
+	return 0
+}
+
 type Member struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -601,7 +698,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +710,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +723,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Member) GetId() []byte {
@@ -660,7 +757,7 @@ type TransferRequest struct {
 
 func (x *TransferRequest) Reset() {
 	*x = TransferRequest{}
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +769,7 @@ func (x *TransferRequest) String() string {
 func (*TransferRequest) ProtoMessage() {}
 
 func (x *TransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +782,7 @@ func (x *TransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
 func (*TransferRequest) Descriptor() ([]byte, []int) {
-	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TransferRequest) GetReplay() bool {
@@ -710,7 +807,7 @@ type TransferResponse struct {
 
 func (x *TransferResponse) Reset() {
 	*x = TransferResponse{}
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +819,7 @@ func (x *TransferResponse) String() string {
 func (*TransferResponse) ProtoMessage() {}
 
 func (x *TransferResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +832,7 @@ func (x *TransferResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResponse.ProtoReflect.Descriptor instead.
 func (*TransferResponse) Descriptor() ([]byte, []int) {
-	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 var File_charon_peer_v1_peer_proto protoreflect.FileDescriptor
@@ -762,8 +859,11 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\fLeaseRequest\"E\n" +
 	"\rLeaseResponse\x12\x18\n" +
 	"\agranted\x18\x01 \x01(\bR\agranted\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05indexJ\x04\b\x03\x10\x04\"\r\n" +
-	"\vInfoRequest\"\xe8\x04\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05indexJ\x04\b\x03\x10\x04\"i\n" +
+	"\vInfoRequest\x12!\n" +
+	"\fpeer_address\x18\x16 \x01(\tR\vpeerAddress\x12!\n" +
+	"\fboot_counter\x18\x17 \x01(\x04R\vbootCounter\x12\x14\n" +
+	"\x05vouch\x18\x18 \x01(\bR\x05vouch\"\xb3\x05\n" +
 	"\fInfoResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1b\n" +
 	"\treplay_id\x18\x02 \x01(\fR\breplayId\x12\x12\n" +
@@ -784,7 +884,12 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\x11feature_level_max\x18\x0f \x01(\rR\x0ffeatureLevelMax\x12/\n" +
 	"\x13configuration_index\x18\x10 \x01(\x04R\x12configurationIndex\x120\n" +
 	"\amembers\x18\x11 \x03(\v2\x16.charon.peer.v1.MemberR\amembers\x121\n" +
-	"\x15boot_counter_of_asker\x18\x12 \x01(\x04R\x12bootCounterOfAsker\"Q\n" +
+	"\x15boot_counter_of_asker\x18\x12 \x01(\x04R\x12bootCounterOfAsker\x12/\n" +
+	"\x06silent\x18\x16 \x03(\v2\x17.charon.peer.v1.SilenceR\x06silent\x12\x18\n" +
+	"\acurrent\x18\x17 \x01(\bR\acurrent\"+\n" +
+	"\aSilence\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x10\n" +
+	"\x03for\x18\x02 \x01(\x03R\x03for\"Q\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x14\n" +
@@ -813,7 +918,7 @@ func file_charon_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_charon_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_charon_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_charon_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_charon_peer_v1_peer_proto_goTypes = []any{
 	(ProposeResponse_Outcome)(0), // 0: charon.peer.v1.ProposeResponse.Outcome
 	(*ProposeRequest)(nil),       // 1: charon.peer.v1.ProposeRequest
@@ -824,32 +929,34 @@ var file_charon_peer_v1_peer_proto_goTypes = []any{
 	(*LeaseResponse)(nil),        // 6: charon.peer.v1.LeaseResponse
 	(*InfoRequest)(nil),          // 7: charon.peer.v1.InfoRequest
 	(*InfoResponse)(nil),         // 8: charon.peer.v1.InfoResponse
-	(*Member)(nil),               // 9: charon.peer.v1.Member
-	(*TransferRequest)(nil),      // 10: charon.peer.v1.TransferRequest
-	(*TransferResponse)(nil),     // 11: charon.peer.v1.TransferResponse
-	(*v1.Command)(nil),           // 12: charon.state.v1.Command
-	(*v1.Result)(nil),            // 13: charon.state.v1.Result
+	(*Silence)(nil),              // 9: charon.peer.v1.Silence
+	(*Member)(nil),               // 10: charon.peer.v1.Member
+	(*TransferRequest)(nil),      // 11: charon.peer.v1.TransferRequest
+	(*TransferResponse)(nil),     // 12: charon.peer.v1.TransferResponse
+	(*v1.Command)(nil),           // 13: charon.state.v1.Command
+	(*v1.Result)(nil),            // 14: charon.state.v1.Result
 }
 var file_charon_peer_v1_peer_proto_depIdxs = []int32{
-	12, // 0: charon.peer.v1.ProposeRequest.command:type_name -> charon.state.v1.Command
+	13, // 0: charon.peer.v1.ProposeRequest.command:type_name -> charon.state.v1.Command
 	0,  // 1: charon.peer.v1.ProposeResponse.outcome:type_name -> charon.peer.v1.ProposeResponse.Outcome
-	13, // 2: charon.peer.v1.ProposeResponse.result:type_name -> charon.state.v1.Result
-	9,  // 3: charon.peer.v1.InfoResponse.members:type_name -> charon.peer.v1.Member
-	1,  // 4: charon.peer.v1.Peer.Propose:input_type -> charon.peer.v1.ProposeRequest
-	3,  // 5: charon.peer.v1.Peer.WaitApplied:input_type -> charon.peer.v1.WaitAppliedRequest
-	5,  // 6: charon.peer.v1.Peer.Lease:input_type -> charon.peer.v1.LeaseRequest
-	7,  // 7: charon.peer.v1.Peer.Info:input_type -> charon.peer.v1.InfoRequest
-	10, // 8: charon.peer.v1.Peer.Transfer:input_type -> charon.peer.v1.TransferRequest
-	2,  // 9: charon.peer.v1.Peer.Propose:output_type -> charon.peer.v1.ProposeResponse
-	4,  // 10: charon.peer.v1.Peer.WaitApplied:output_type -> charon.peer.v1.WaitAppliedResponse
-	6,  // 11: charon.peer.v1.Peer.Lease:output_type -> charon.peer.v1.LeaseResponse
-	8,  // 12: charon.peer.v1.Peer.Info:output_type -> charon.peer.v1.InfoResponse
-	11, // 13: charon.peer.v1.Peer.Transfer:output_type -> charon.peer.v1.TransferResponse
-	9,  // [9:14] is the sub-list for method output_type
-	4,  // [4:9] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	14, // 2: charon.peer.v1.ProposeResponse.result:type_name -> charon.state.v1.Result
+	10, // 3: charon.peer.v1.InfoResponse.members:type_name -> charon.peer.v1.Member
+	9,  // 4: charon.peer.v1.InfoResponse.silent:type_name -> charon.peer.v1.Silence
+	1,  // 5: charon.peer.v1.Peer.Propose:input_type -> charon.peer.v1.ProposeRequest
+	3,  // 6: charon.peer.v1.Peer.WaitApplied:input_type -> charon.peer.v1.WaitAppliedRequest
+	5,  // 7: charon.peer.v1.Peer.Lease:input_type -> charon.peer.v1.LeaseRequest
+	7,  // 8: charon.peer.v1.Peer.Info:input_type -> charon.peer.v1.InfoRequest
+	11, // 9: charon.peer.v1.Peer.Transfer:input_type -> charon.peer.v1.TransferRequest
+	2,  // 10: charon.peer.v1.Peer.Propose:output_type -> charon.peer.v1.ProposeResponse
+	4,  // 11: charon.peer.v1.Peer.WaitApplied:output_type -> charon.peer.v1.WaitAppliedResponse
+	6,  // 12: charon.peer.v1.Peer.Lease:output_type -> charon.peer.v1.LeaseResponse
+	8,  // 13: charon.peer.v1.Peer.Info:output_type -> charon.peer.v1.InfoResponse
+	12, // 14: charon.peer.v1.Peer.Transfer:output_type -> charon.peer.v1.TransferResponse
+	10, // [10:15] is the sub-list for method output_type
+	5,  // [5:10] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_charon_peer_v1_peer_proto_init() }
@@ -863,7 +970,7 @@ func file_charon_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_charon_peer_v1_peer_proto_rawDesc), len(file_charon_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

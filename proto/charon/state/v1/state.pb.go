@@ -816,8 +816,12 @@ type Node struct {
 	Revision        uint64                 `protobuf:"varint,12,opt,name=revision,proto3" json:"revision,omitempty"`
 	KpasswdAddress  string                 `protobuf:"bytes,13,opt,name=kpasswd_address,json=kpasswdAddress,proto3" json:"kpasswd_address,omitempty"`
 	// Who was let in as this node, set once by the join and never changed; empty for the node that made the cluster.
-	KeyHash       []byte `protobuf:"bytes,14,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"` // SHA-256 of the SubjectPublicKeyInfo that was certified
-	TokenId       []byte `protobuf:"bytes,15,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"` // the join token that was bound to that key
+	KeyHash []byte `protobuf:"bytes,14,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"` // SHA-256 of the SubjectPublicKeyInfo that was certified
+	TokenId []byte `protobuf:"bytes,15,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"` // the join token that was bound to that key
+	// Of a certificate's renewal: the next key, good beside key_hash until its node is seen to use it, and the keys that are good no more. key_hash
+	// follows to the key in use.
+	NextKeyHash   []byte        `protobuf:"bytes,16,opt,name=next_key_hash,json=nextKeyHash,proto3" json:"next_key_hash,omitempty"`
+	RetiredKeys   []*RetiredKey `protobuf:"bytes,17,rep,name=retired_keys,json=retiredKeys,proto3" json:"retired_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -957,6 +961,73 @@ func (x *Node) GetTokenId() []byte {
 	return nil
 }
 
+func (x *Node) GetNextKeyHash() []byte {
+	if x != nil {
+		return x.NextKeyHash
+	}
+	return nil
+}
+
+func (x *Node) GetRetiredKeys() []*RetiredKey {
+	if x != nil {
+		return x.RetiredKeys
+	}
+	return nil
+}
+
+// RetiredKey is a node's key that was replaced.
+type RetiredKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hash          []byte                 `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"`    // as Node.key_hash
+	Until         int64                  `protobuf:"varint,2,opt,name=until,proto3" json:"until,omitempty"` // by then every certificate of it has ended
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetiredKey) Reset() {
+	*x = RetiredKey{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetiredKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetiredKey) ProtoMessage() {}
+
+func (x *RetiredKey) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetiredKey.ProtoReflect.Descriptor instead.
+func (*RetiredKey) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RetiredKey) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *RetiredKey) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
 // A join token; the secret itself is never stored.
 type Token struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -969,13 +1040,14 @@ type Token struct {
 	CreatedAt     int64                  `protobuf:"varint,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	CreatedBy     string                 `protobuf:"bytes,8,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
 	ClosedAt      int64                  `protobuf:"varint,9,opt,name=closed_at,json=closedAt,proto3" json:"closed_at,omitempty"` // the node that it let in has run: nobody joins or resumes with it any more
+	NodeId        []byte                 `protobuf:"bytes,10,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`       // not empty: it certifies a new key of that member, and lets in nobody
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[7]
+	mi := &file_charon_state_v1_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1059,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[7]
+	mi := &file_charon_state_v1_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1072,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{7}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Token) GetId() []byte {
@@ -1066,6 +1138,13 @@ func (x *Token) GetClosedAt() int64 {
 	return 0
 }
 
+func (x *Token) GetNodeId() []byte {
+	if x != nil {
+		return x.NodeId
+	}
+	return nil
+}
+
 type Role struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`           // name of the grant
@@ -1082,7 +1161,7 @@ type Role struct {
 
 func (x *Role) Reset() {
 	*x = Role{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[8]
+	mi := &file_charon_state_v1_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1173,7 @@ func (x *Role) String() string {
 func (*Role) ProtoMessage() {}
 
 func (x *Role) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[8]
+	mi := &file_charon_state_v1_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1186,7 @@ func (x *Role) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Role.ProtoReflect.Descriptor instead.
 func (*Role) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{8}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Role) GetId() string {
@@ -1179,7 +1258,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[9]
+	mi := &file_charon_state_v1_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1270,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[9]
+	mi := &file_charon_state_v1_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1283,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{9}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Secret) GetName() string {
@@ -1244,13 +1323,16 @@ type Cluster struct {
 	MasterKeyVersion  uint32                 `protobuf:"varint,5,opt,name=master_key_version,json=masterKeyVersion,proto3" json:"master_key_version,omitempty"`
 	RecoveryRecipient string                 `protobuf:"bytes,6,opt,name=recovery_recipient,json=recoveryRecipient,proto3" json:"recovery_recipient,omitempty"` // age recipient of the recovery kit
 	Revision          uint64                 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// A voter that nobody has heard of for so many seconds is removed, while at least so many voters stay. 0: never.
+	AutoRemoveAfter  int64  `protobuf:"varint,10,opt,name=auto_remove_after,json=autoRemoveAfter,proto3" json:"auto_remove_after,omitempty"`
+	AutoRemoveVoters uint32 `protobuf:"varint,11,opt,name=auto_remove_voters,json=autoRemoveVoters,proto3" json:"auto_remove_voters,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[10]
+	mi := &file_charon_state_v1_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1344,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[10]
+	mi := &file_charon_state_v1_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1357,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{10}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Cluster) GetId() []byte {
@@ -1327,6 +1409,20 @@ func (x *Cluster) GetRevision() uint64 {
 	return 0
 }
 
+func (x *Cluster) GetAutoRemoveAfter() int64 {
+	if x != nil {
+		return x.AutoRemoveAfter
+	}
+	return 0
+}
+
+func (x *Cluster) GetAutoRemoveVoters() uint32 {
+	if x != nil {
+		return x.AutoRemoveVoters
+	}
+	return 0
+}
+
 // Expect is a compare-and-set condition on one record.
 type Expect struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1344,7 +1440,7 @@ type Expect struct {
 
 func (x *Expect) Reset() {
 	*x = Expect{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[11]
+	mi := &file_charon_state_v1_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +1452,7 @@ func (x *Expect) String() string {
 func (*Expect) ProtoMessage() {}
 
 func (x *Expect) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[11]
+	mi := &file_charon_state_v1_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +1465,7 @@ func (x *Expect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expect.ProtoReflect.Descriptor instead.
 func (*Expect) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{11}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Expect) GetCondition() isExpect_Condition {
@@ -1438,7 +1534,7 @@ type PutPrincipal struct {
 
 func (x *PutPrincipal) Reset() {
 	*x = PutPrincipal{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[12]
+	mi := &file_charon_state_v1_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1450,7 +1546,7 @@ func (x *PutPrincipal) String() string {
 func (*PutPrincipal) ProtoMessage() {}
 
 func (x *PutPrincipal) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[12]
+	mi := &file_charon_state_v1_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1463,7 +1559,7 @@ func (x *PutPrincipal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPrincipal.ProtoReflect.Descriptor instead.
 func (*PutPrincipal) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{12}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PutPrincipal) GetPrincipal() *Principal {
@@ -1491,7 +1587,7 @@ type DeletePrincipal struct {
 
 func (x *DeletePrincipal) Reset() {
 	*x = DeletePrincipal{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[13]
+	mi := &file_charon_state_v1_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1599,7 @@ func (x *DeletePrincipal) String() string {
 func (*DeletePrincipal) ProtoMessage() {}
 
 func (x *DeletePrincipal) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[13]
+	mi := &file_charon_state_v1_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1612,7 @@ func (x *DeletePrincipal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePrincipal.ProtoReflect.Descriptor instead.
 func (*DeletePrincipal) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{13}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeletePrincipal) GetRealm() string {
@@ -1553,7 +1649,7 @@ type RenamePrincipal struct {
 
 func (x *RenamePrincipal) Reset() {
 	*x = RenamePrincipal{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[14]
+	mi := &file_charon_state_v1_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1661,7 @@ func (x *RenamePrincipal) String() string {
 func (*RenamePrincipal) ProtoMessage() {}
 
 func (x *RenamePrincipal) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[14]
+	mi := &file_charon_state_v1_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +1674,7 @@ func (x *RenamePrincipal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenamePrincipal.ProtoReflect.Descriptor instead.
 func (*RenamePrincipal) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{14}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RenamePrincipal) GetRealm() string {
@@ -1619,7 +1715,7 @@ type PutPolicy struct {
 
 func (x *PutPolicy) Reset() {
 	*x = PutPolicy{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[15]
+	mi := &file_charon_state_v1_state_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +1727,7 @@ func (x *PutPolicy) String() string {
 func (*PutPolicy) ProtoMessage() {}
 
 func (x *PutPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[15]
+	mi := &file_charon_state_v1_state_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +1740,7 @@ func (x *PutPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPolicy.ProtoReflect.Descriptor instead.
 func (*PutPolicy) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{15}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PutPolicy) GetPolicy() *Policy {
@@ -1671,7 +1767,7 @@ type DeletePolicy struct {
 
 func (x *DeletePolicy) Reset() {
 	*x = DeletePolicy{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[16]
+	mi := &file_charon_state_v1_state_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1779,7 @@ func (x *DeletePolicy) String() string {
 func (*DeletePolicy) ProtoMessage() {}
 
 func (x *DeletePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[16]
+	mi := &file_charon_state_v1_state_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1792,7 @@ func (x *DeletePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePolicy.ProtoReflect.Descriptor instead.
 func (*DeletePolicy) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{16}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeletePolicy) GetName() string {
@@ -1723,7 +1819,7 @@ type PutRealm struct {
 
 func (x *PutRealm) Reset() {
 	*x = PutRealm{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[17]
+	mi := &file_charon_state_v1_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1831,7 @@ func (x *PutRealm) String() string {
 func (*PutRealm) ProtoMessage() {}
 
 func (x *PutRealm) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[17]
+	mi := &file_charon_state_v1_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +1844,7 @@ func (x *PutRealm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRealm.ProtoReflect.Descriptor instead.
 func (*PutRealm) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{17}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PutRealm) GetRealm() *Realm {
@@ -1775,7 +1871,7 @@ type PutNode struct {
 
 func (x *PutNode) Reset() {
 	*x = PutNode{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[18]
+	mi := &file_charon_state_v1_state_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1787,7 +1883,7 @@ func (x *PutNode) String() string {
 func (*PutNode) ProtoMessage() {}
 
 func (x *PutNode) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[18]
+	mi := &file_charon_state_v1_state_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1800,7 +1896,7 @@ func (x *PutNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
 func (*PutNode) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{18}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PutNode) GetNode() *Node {
@@ -1827,7 +1923,7 @@ type DeleteNode struct {
 
 func (x *DeleteNode) Reset() {
 	*x = DeleteNode{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[19]
+	mi := &file_charon_state_v1_state_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +1935,7 @@ func (x *DeleteNode) String() string {
 func (*DeleteNode) ProtoMessage() {}
 
 func (x *DeleteNode) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[19]
+	mi := &file_charon_state_v1_state_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +1948,7 @@ func (x *DeleteNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNode.ProtoReflect.Descriptor instead.
 func (*DeleteNode) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{19}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteNode) GetId() []byte {
@@ -1878,7 +1974,7 @@ type PutToken struct {
 
 func (x *PutToken) Reset() {
 	*x = PutToken{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[20]
+	mi := &file_charon_state_v1_state_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1890,7 +1986,7 @@ func (x *PutToken) String() string {
 func (*PutToken) ProtoMessage() {}
 
 func (x *PutToken) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[20]
+	mi := &file_charon_state_v1_state_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1903,7 +1999,7 @@ func (x *PutToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutToken.ProtoReflect.Descriptor instead.
 func (*PutToken) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{20}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PutToken) GetToken() *Token {
@@ -1922,7 +2018,7 @@ type DeleteToken struct {
 
 func (x *DeleteToken) Reset() {
 	*x = DeleteToken{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[21]
+	mi := &file_charon_state_v1_state_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +2030,7 @@ func (x *DeleteToken) String() string {
 func (*DeleteToken) ProtoMessage() {}
 
 func (x *DeleteToken) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[21]
+	mi := &file_charon_state_v1_state_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2043,7 @@ func (x *DeleteToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteToken.ProtoReflect.Descriptor instead.
 func (*DeleteToken) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{21}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteToken) GetId() []byte {
@@ -1968,7 +2064,7 @@ type UseToken struct {
 
 func (x *UseToken) Reset() {
 	*x = UseToken{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[22]
+	mi := &file_charon_state_v1_state_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2076,7 @@ func (x *UseToken) String() string {
 func (*UseToken) ProtoMessage() {}
 
 func (x *UseToken) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[22]
+	mi := &file_charon_state_v1_state_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2089,7 @@ func (x *UseToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseToken.ProtoReflect.Descriptor instead.
 func (*UseToken) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{22}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UseToken) GetId() []byte {
@@ -2020,7 +2116,7 @@ type PutRole struct {
 
 func (x *PutRole) Reset() {
 	*x = PutRole{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[23]
+	mi := &file_charon_state_v1_state_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2032,7 +2128,7 @@ func (x *PutRole) String() string {
 func (*PutRole) ProtoMessage() {}
 
 func (x *PutRole) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[23]
+	mi := &file_charon_state_v1_state_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2045,7 +2141,7 @@ func (x *PutRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRole.ProtoReflect.Descriptor instead.
 func (*PutRole) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{23}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PutRole) GetRole() *Role {
@@ -2072,7 +2168,7 @@ type DeleteRole struct {
 
 func (x *DeleteRole) Reset() {
 	*x = DeleteRole{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[24]
+	mi := &file_charon_state_v1_state_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2180,7 @@ func (x *DeleteRole) String() string {
 func (*DeleteRole) ProtoMessage() {}
 
 func (x *DeleteRole) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[24]
+	mi := &file_charon_state_v1_state_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2193,7 @@ func (x *DeleteRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRole.ProtoReflect.Descriptor instead.
 func (*DeleteRole) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{24}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeleteRole) GetId() string {
@@ -2124,7 +2220,7 @@ type PutSecret struct {
 
 func (x *PutSecret) Reset() {
 	*x = PutSecret{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[25]
+	mi := &file_charon_state_v1_state_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2232,7 @@ func (x *PutSecret) String() string {
 func (*PutSecret) ProtoMessage() {}
 
 func (x *PutSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[25]
+	mi := &file_charon_state_v1_state_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2245,7 @@ func (x *PutSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSecret.ProtoReflect.Descriptor instead.
 func (*PutSecret) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{25}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PutSecret) GetSecret() *Secret {
@@ -2176,7 +2272,7 @@ type PutCluster struct {
 
 func (x *PutCluster) Reset() {
 	*x = PutCluster{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[26]
+	mi := &file_charon_state_v1_state_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +2284,7 @@ func (x *PutCluster) String() string {
 func (*PutCluster) ProtoMessage() {}
 
 func (x *PutCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[26]
+	mi := &file_charon_state_v1_state_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2201,7 +2297,7 @@ func (x *PutCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCluster.ProtoReflect.Descriptor instead.
 func (*PutCluster) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{26}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PutCluster) GetCluster() *Cluster {
@@ -2227,7 +2323,7 @@ type SetFeatureLevel struct {
 
 func (x *SetFeatureLevel) Reset() {
 	*x = SetFeatureLevel{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[27]
+	mi := &file_charon_state_v1_state_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2239,7 +2335,7 @@ func (x *SetFeatureLevel) String() string {
 func (*SetFeatureLevel) ProtoMessage() {}
 
 func (x *SetFeatureLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[27]
+	mi := &file_charon_state_v1_state_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2252,12 +2348,151 @@ func (x *SetFeatureLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFeatureLevel.ProtoReflect.Descriptor instead.
 func (*SetFeatureLevel) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{27}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetFeatureLevel) GetLevel() uint32 {
 	if x != nil {
 		return x.Level
+	}
+	return 0
+}
+
+// RenewNode changes the key that a node is known by. First the next key is noted, beside the one in use; once the node was seen to use it, it is
+// activated and the former is retired. With a token it is activated at once.
+type RenewNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	KeyHash       []byte                 `protobuf:"bytes,2,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"` // the next key
+	Present       []byte                 `protobuf:"bytes,3,opt,name=present,proto3" json:"present,omitempty"`                // the key in use, as the leader saw it: noted where the record has none yet
+	Activate      bool                   `protobuf:"varint,4,opt,name=activate,proto3" json:"activate,omitempty"`
+	Until         int64                  `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"`                   // when activated: every certificate of the retired key has ended by then
+	TokenId       []byte                 `protobuf:"bytes,6,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"` // bound to key_hash
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewNode) Reset() {
+	*x = RenewNode{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewNode) ProtoMessage() {}
+
+func (x *RenewNode) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewNode.ProtoReflect.Descriptor instead.
+func (*RenewNode) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RenewNode) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *RenewNode) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
+func (x *RenewNode) GetPresent() []byte {
+	if x != nil {
+		return x.Present
+	}
+	return nil
+}
+
+func (x *RenewNode) GetActivate() bool {
+	if x != nil {
+		return x.Activate
+	}
+	return false
+}
+
+func (x *RenewNode) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *RenewNode) GetTokenId() []byte {
+	if x != nil {
+		return x.TokenId
+	}
+	return nil
+}
+
+// SetAutoRemoval is Cluster.auto_remove_*.
+type SetAutoRemoval struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	After         int64                  `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"`
+	Voters        uint32                 `protobuf:"varint,2,opt,name=voters,proto3" json:"voters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetAutoRemoval) Reset() {
+	*x = SetAutoRemoval{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAutoRemoval) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAutoRemoval) ProtoMessage() {}
+
+func (x *SetAutoRemoval) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAutoRemoval.ProtoReflect.Descriptor instead.
+func (*SetAutoRemoval) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *SetAutoRemoval) GetAfter() int64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *SetAutoRemoval) GetVoters() uint32 {
+	if x != nil {
+		return x.Voters
 	}
 	return 0
 }
@@ -2272,7 +2507,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[28]
+	mi := &file_charon_state_v1_state_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +2519,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[28]
+	mi := &file_charon_state_v1_state_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +2532,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{28}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Batch) GetCommands() []*Command {
@@ -2334,6 +2569,8 @@ type Command struct {
 	//	*Command_PutCluster
 	//	*Command_SetFeatureLevel
 	//	*Command_Batch
+	//	*Command_RenewNode
+	//	*Command_SetAutoRemoval
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2341,7 +2578,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[29]
+	mi := &file_charon_state_v1_state_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +2590,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[29]
+	mi := &file_charon_state_v1_state_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +2603,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{29}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Command) GetRequestId() []byte {
@@ -2550,6 +2787,24 @@ func (x *Command) GetBatch() *Batch {
 	return nil
 }
 
+func (x *Command) GetRenewNode() *RenewNode {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RenewNode); ok {
+			return x.RenewNode
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetAutoRemoval() *SetAutoRemoval {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SetAutoRemoval); ok {
+			return x.SetAutoRemoval
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -2622,6 +2877,14 @@ type Command_Batch struct {
 	Batch *Batch `protobuf:"bytes,26,opt,name=batch,proto3,oneof"`
 }
 
+type Command_RenewNode struct {
+	RenewNode *RenewNode `protobuf:"bytes,30,opt,name=renew_node,json=renewNode,proto3,oneof"`
+}
+
+type Command_SetAutoRemoval struct {
+	SetAutoRemoval *SetAutoRemoval `protobuf:"bytes,31,opt,name=set_auto_removal,json=setAutoRemoval,proto3,oneof"`
+}
+
 func (*Command_PutPrincipal) isCommand_Op() {}
 
 func (*Command_DeletePrincipal) isCommand_Op() {}
@@ -2656,6 +2919,10 @@ func (*Command_SetFeatureLevel) isCommand_Op() {}
 
 func (*Command_Batch) isCommand_Op() {}
 
+func (*Command_RenewNode) isCommand_Op() {}
+
+func (*Command_SetAutoRemoval) isCommand_Op() {}
+
 // Result is what Apply answers, and what the idempotency record keeps.
 type Result struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2671,7 +2938,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[30]
+	mi := &file_charon_state_v1_state_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2683,7 +2950,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[30]
+	mi := &file_charon_state_v1_state_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2696,7 +2963,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{30}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Result) GetCode() Code {
@@ -2753,7 +3020,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[31]
+	mi := &file_charon_state_v1_state_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2765,7 +3032,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[31]
+	mi := &file_charon_state_v1_state_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2778,7 +3045,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{31}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Outcome) GetRequestHash() []byte {
@@ -2888,7 +3155,7 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\bmax_life\x18\x02 \x01(\x03R\amaxLife\x12,\n" +
 	"\x12max_renewable_life\x18\x03 \x01(\x03R\x10maxRenewableLife\x12\x16\n" +
 	"\x06etypes\x18\x04 \x03(\x05R\x06etypes\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x04R\brevision\"\xd4\x03\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\"\xb8\x04\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1b\n" +
 	"\treplay_id\x18\x02 \x01(\fR\breplayId\x12\x12\n" +
@@ -2906,7 +3173,13 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\brevision\x18\f \x01(\x04R\brevision\x12'\n" +
 	"\x0fkpasswd_address\x18\r \x01(\tR\x0ekpasswdAddress\x12\x19\n" +
 	"\bkey_hash\x18\x0e \x01(\fR\akeyHash\x12\x19\n" +
-	"\btoken_id\x18\x0f \x01(\fR\atokenId\"\x81\x02\n" +
+	"\btoken_id\x18\x0f \x01(\fR\atokenId\x12\"\n" +
+	"\rnext_key_hash\x18\x10 \x01(\fR\vnextKeyHash\x12>\n" +
+	"\fretired_keys\x18\x11 \x03(\v2\x1b.charon.state.v1.RetiredKeyR\vretiredKeys\"6\n" +
+	"\n" +
+	"RetiredKey\x12\x12\n" +
+	"\x04hash\x18\x01 \x01(\fR\x04hash\x12\x14\n" +
+	"\x05until\x18\x02 \x01(\x03R\x05until\"\x9a\x02\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1b\n" +
 	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x12\x1f\n" +
@@ -2920,7 +3193,9 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"created_at\x18\a \x01(\x03R\tcreatedAt\x12\x1d\n" +
 	"\n" +
 	"created_by\x18\b \x01(\tR\tcreatedBy\x12\x1b\n" +
-	"\tclosed_at\x18\t \x01(\x03R\bclosedAt\"\xce\x01\n" +
+	"\tclosed_at\x18\t \x01(\x03R\bclosedAt\x12\x17\n" +
+	"\anode_id\x18\n" +
+	" \x01(\fR\x06nodeId\"\xce\x01\n" +
 	"\x04Role\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x14\n" +
@@ -2936,7 +3211,7 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12)\n" +
 	"\x03key\x18\x03 \x01(\v2\x17.charon.state.v1.SealedR\x03key\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x04R\brevision\"\xfb\x01\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"\xd5\x02\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
 	"\rdefault_realm\x18\x02 \x01(\tR\fdefaultRealm\x12#\n" +
@@ -2945,7 +3220,10 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"created_at\x18\x04 \x01(\x03R\tcreatedAt\x12,\n" +
 	"\x12master_key_version\x18\x05 \x01(\rR\x10masterKeyVersion\x12-\n" +
 	"\x12recovery_recipient\x18\x06 \x01(\tR\x11recoveryRecipient\x12\x1a\n" +
-	"\brevision\x18\a \x01(\x04R\brevision\"i\n" +
+	"\brevision\x18\a \x01(\x04R\brevision\x12*\n" +
+	"\x11auto_remove_after\x18\n" +
+	" \x01(\x03R\x0fautoRemoveAfter\x12,\n" +
+	"\x12auto_remove_voters\x18\v \x01(\rR\x10autoRemoveVoters\"i\n" +
 	"\x06Expect\x12\x18\n" +
 	"\x06absent\x18\x01 \x01(\bH\x00R\x06absent\x12\x1c\n" +
 	"\brevision\x18\x02 \x01(\x04H\x00R\brevision\x12\x1a\n" +
@@ -3001,9 +3279,20 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\acluster\x18\x01 \x01(\v2\x18.charon.state.v1.ClusterR\acluster\x12/\n" +
 	"\x06expect\x18\x02 \x01(\v2\x17.charon.state.v1.ExpectR\x06expect\"'\n" +
 	"\x0fSetFeatureLevel\x12\x14\n" +
-	"\x05level\x18\x01 \x01(\rR\x05level\"=\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level\"\x9d\x01\n" +
+	"\tRenewNode\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x19\n" +
+	"\bkey_hash\x18\x02 \x01(\fR\akeyHash\x12\x18\n" +
+	"\apresent\x18\x03 \x01(\fR\apresent\x12\x1a\n" +
+	"\bactivate\x18\x04 \x01(\bR\bactivate\x12\x14\n" +
+	"\x05until\x18\x05 \x01(\x03R\x05until\x12\x19\n" +
+	"\btoken_id\x18\x06 \x01(\fR\atokenId\">\n" +
+	"\x0eSetAutoRemoval\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\x03R\x05after\x12\x16\n" +
+	"\x06voters\x18\x02 \x01(\rR\x06voters\"=\n" +
 	"\x05Batch\x124\n" +
-	"\bcommands\x18\x01 \x03(\v2\x18.charon.state.v1.CommandR\bcommands\"\xb0\t\n" +
+	"\bcommands\x18\x01 \x03(\v2\x18.charon.state.v1.CommandR\bcommands\"\xba\n" +
+	"\n" +
 	"\aCommand\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12!\n" +
@@ -3031,7 +3320,10 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\vput_cluster\x18\x18 \x01(\v2\x1b.charon.state.v1.PutClusterH\x00R\n" +
 	"putCluster\x12N\n" +
 	"\x11set_feature_level\x18\x19 \x01(\v2 .charon.state.v1.SetFeatureLevelH\x00R\x0fsetFeatureLevel\x12.\n" +
-	"\x05batch\x18\x1a \x01(\v2\x16.charon.state.v1.BatchH\x00R\x05batchB\x04\n" +
+	"\x05batch\x18\x1a \x01(\v2\x16.charon.state.v1.BatchH\x00R\x05batch\x12;\n" +
+	"\n" +
+	"renew_node\x18\x1e \x01(\v2\x1a.charon.state.v1.RenewNodeH\x00R\trenewNode\x12K\n" +
+	"\x10set_auto_removal\x18\x1f \x01(\v2\x1f.charon.state.v1.SetAutoRemovalH\x00R\x0esetAutoRemovalB\x04\n" +
 	"\x02op\"\xb7\x01\n" +
 	"\x06Result\x12)\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x15.charon.state.v1.CodeR\x04code\x12\x18\n" +
@@ -3077,7 +3369,7 @@ func file_charon_state_v1_state_proto_rawDescGZIP() []byte {
 }
 
 var file_charon_state_v1_state_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_charon_state_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_charon_state_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_charon_state_v1_state_proto_goTypes = []any{
 	(KeyState)(0),           // 0: charon.state.v1.KeyState
 	(Code)(0),               // 1: charon.state.v1.Code
@@ -3088,87 +3380,93 @@ var file_charon_state_v1_state_proto_goTypes = []any{
 	(*Policy)(nil),          // 6: charon.state.v1.Policy
 	(*Realm)(nil),           // 7: charon.state.v1.Realm
 	(*Node)(nil),            // 8: charon.state.v1.Node
-	(*Token)(nil),           // 9: charon.state.v1.Token
-	(*Role)(nil),            // 10: charon.state.v1.Role
-	(*Secret)(nil),          // 11: charon.state.v1.Secret
-	(*Cluster)(nil),         // 12: charon.state.v1.Cluster
-	(*Expect)(nil),          // 13: charon.state.v1.Expect
-	(*PutPrincipal)(nil),    // 14: charon.state.v1.PutPrincipal
-	(*DeletePrincipal)(nil), // 15: charon.state.v1.DeletePrincipal
-	(*RenamePrincipal)(nil), // 16: charon.state.v1.RenamePrincipal
-	(*PutPolicy)(nil),       // 17: charon.state.v1.PutPolicy
-	(*DeletePolicy)(nil),    // 18: charon.state.v1.DeletePolicy
-	(*PutRealm)(nil),        // 19: charon.state.v1.PutRealm
-	(*PutNode)(nil),         // 20: charon.state.v1.PutNode
-	(*DeleteNode)(nil),      // 21: charon.state.v1.DeleteNode
-	(*PutToken)(nil),        // 22: charon.state.v1.PutToken
-	(*DeleteToken)(nil),     // 23: charon.state.v1.DeleteToken
-	(*UseToken)(nil),        // 24: charon.state.v1.UseToken
-	(*PutRole)(nil),         // 25: charon.state.v1.PutRole
-	(*DeleteRole)(nil),      // 26: charon.state.v1.DeleteRole
-	(*PutSecret)(nil),       // 27: charon.state.v1.PutSecret
-	(*PutCluster)(nil),      // 28: charon.state.v1.PutCluster
-	(*SetFeatureLevel)(nil), // 29: charon.state.v1.SetFeatureLevel
-	(*Batch)(nil),           // 30: charon.state.v1.Batch
-	(*Command)(nil),         // 31: charon.state.v1.Command
-	(*Result)(nil),          // 32: charon.state.v1.Result
-	(*Outcome)(nil),         // 33: charon.state.v1.Outcome
-	nil,                     // 34: charon.state.v1.Principal.StringsEntry
+	(*RetiredKey)(nil),      // 9: charon.state.v1.RetiredKey
+	(*Token)(nil),           // 10: charon.state.v1.Token
+	(*Role)(nil),            // 11: charon.state.v1.Role
+	(*Secret)(nil),          // 12: charon.state.v1.Secret
+	(*Cluster)(nil),         // 13: charon.state.v1.Cluster
+	(*Expect)(nil),          // 14: charon.state.v1.Expect
+	(*PutPrincipal)(nil),    // 15: charon.state.v1.PutPrincipal
+	(*DeletePrincipal)(nil), // 16: charon.state.v1.DeletePrincipal
+	(*RenamePrincipal)(nil), // 17: charon.state.v1.RenamePrincipal
+	(*PutPolicy)(nil),       // 18: charon.state.v1.PutPolicy
+	(*DeletePolicy)(nil),    // 19: charon.state.v1.DeletePolicy
+	(*PutRealm)(nil),        // 20: charon.state.v1.PutRealm
+	(*PutNode)(nil),         // 21: charon.state.v1.PutNode
+	(*DeleteNode)(nil),      // 22: charon.state.v1.DeleteNode
+	(*PutToken)(nil),        // 23: charon.state.v1.PutToken
+	(*DeleteToken)(nil),     // 24: charon.state.v1.DeleteToken
+	(*UseToken)(nil),        // 25: charon.state.v1.UseToken
+	(*PutRole)(nil),         // 26: charon.state.v1.PutRole
+	(*DeleteRole)(nil),      // 27: charon.state.v1.DeleteRole
+	(*PutSecret)(nil),       // 28: charon.state.v1.PutSecret
+	(*PutCluster)(nil),      // 29: charon.state.v1.PutCluster
+	(*SetFeatureLevel)(nil), // 30: charon.state.v1.SetFeatureLevel
+	(*RenewNode)(nil),       // 31: charon.state.v1.RenewNode
+	(*SetAutoRemoval)(nil),  // 32: charon.state.v1.SetAutoRemoval
+	(*Batch)(nil),           // 33: charon.state.v1.Batch
+	(*Command)(nil),         // 34: charon.state.v1.Command
+	(*Result)(nil),          // 35: charon.state.v1.Result
+	(*Outcome)(nil),         // 36: charon.state.v1.Outcome
+	nil,                     // 37: charon.state.v1.Principal.StringsEntry
 }
 var file_charon_state_v1_state_proto_depIdxs = []int32{
 	2,  // 0: charon.state.v1.Key.key:type_name -> charon.state.v1.Sealed
 	0,  // 1: charon.state.v1.Key.state:type_name -> charon.state.v1.KeyState
 	3,  // 2: charon.state.v1.Principal.keys:type_name -> charon.state.v1.Key
 	5,  // 3: charon.state.v1.Principal.key_history:type_name -> charon.state.v1.KeyHistory
-	34, // 4: charon.state.v1.Principal.strings:type_name -> charon.state.v1.Principal.StringsEntry
+	37, // 4: charon.state.v1.Principal.strings:type_name -> charon.state.v1.Principal.StringsEntry
 	3,  // 5: charon.state.v1.KeyHistory.keys:type_name -> charon.state.v1.Key
-	2,  // 6: charon.state.v1.Secret.key:type_name -> charon.state.v1.Sealed
-	4,  // 7: charon.state.v1.PutPrincipal.principal:type_name -> charon.state.v1.Principal
-	13, // 8: charon.state.v1.PutPrincipal.expect:type_name -> charon.state.v1.Expect
-	13, // 9: charon.state.v1.DeletePrincipal.expect:type_name -> charon.state.v1.Expect
-	13, // 10: charon.state.v1.RenamePrincipal.expect:type_name -> charon.state.v1.Expect
-	4,  // 11: charon.state.v1.RenamePrincipal.principal:type_name -> charon.state.v1.Principal
-	6,  // 12: charon.state.v1.PutPolicy.policy:type_name -> charon.state.v1.Policy
-	13, // 13: charon.state.v1.PutPolicy.expect:type_name -> charon.state.v1.Expect
-	13, // 14: charon.state.v1.DeletePolicy.expect:type_name -> charon.state.v1.Expect
-	7,  // 15: charon.state.v1.PutRealm.realm:type_name -> charon.state.v1.Realm
-	13, // 16: charon.state.v1.PutRealm.expect:type_name -> charon.state.v1.Expect
-	8,  // 17: charon.state.v1.PutNode.node:type_name -> charon.state.v1.Node
-	13, // 18: charon.state.v1.PutNode.expect:type_name -> charon.state.v1.Expect
-	13, // 19: charon.state.v1.DeleteNode.expect:type_name -> charon.state.v1.Expect
-	9,  // 20: charon.state.v1.PutToken.token:type_name -> charon.state.v1.Token
-	10, // 21: charon.state.v1.PutRole.role:type_name -> charon.state.v1.Role
-	13, // 22: charon.state.v1.PutRole.expect:type_name -> charon.state.v1.Expect
-	13, // 23: charon.state.v1.DeleteRole.expect:type_name -> charon.state.v1.Expect
-	11, // 24: charon.state.v1.PutSecret.secret:type_name -> charon.state.v1.Secret
-	13, // 25: charon.state.v1.PutSecret.expect:type_name -> charon.state.v1.Expect
-	12, // 26: charon.state.v1.PutCluster.cluster:type_name -> charon.state.v1.Cluster
-	13, // 27: charon.state.v1.PutCluster.expect:type_name -> charon.state.v1.Expect
-	31, // 28: charon.state.v1.Batch.commands:type_name -> charon.state.v1.Command
-	14, // 29: charon.state.v1.Command.put_principal:type_name -> charon.state.v1.PutPrincipal
-	15, // 30: charon.state.v1.Command.delete_principal:type_name -> charon.state.v1.DeletePrincipal
-	16, // 31: charon.state.v1.Command.rename_principal:type_name -> charon.state.v1.RenamePrincipal
-	17, // 32: charon.state.v1.Command.put_policy:type_name -> charon.state.v1.PutPolicy
-	18, // 33: charon.state.v1.Command.delete_policy:type_name -> charon.state.v1.DeletePolicy
-	19, // 34: charon.state.v1.Command.put_realm:type_name -> charon.state.v1.PutRealm
-	20, // 35: charon.state.v1.Command.put_node:type_name -> charon.state.v1.PutNode
-	21, // 36: charon.state.v1.Command.delete_node:type_name -> charon.state.v1.DeleteNode
-	22, // 37: charon.state.v1.Command.put_token:type_name -> charon.state.v1.PutToken
-	23, // 38: charon.state.v1.Command.delete_token:type_name -> charon.state.v1.DeleteToken
-	24, // 39: charon.state.v1.Command.use_token:type_name -> charon.state.v1.UseToken
-	25, // 40: charon.state.v1.Command.put_role:type_name -> charon.state.v1.PutRole
-	26, // 41: charon.state.v1.Command.delete_role:type_name -> charon.state.v1.DeleteRole
-	27, // 42: charon.state.v1.Command.put_secret:type_name -> charon.state.v1.PutSecret
-	28, // 43: charon.state.v1.Command.put_cluster:type_name -> charon.state.v1.PutCluster
-	29, // 44: charon.state.v1.Command.set_feature_level:type_name -> charon.state.v1.SetFeatureLevel
-	30, // 45: charon.state.v1.Command.batch:type_name -> charon.state.v1.Batch
-	1,  // 46: charon.state.v1.Result.code:type_name -> charon.state.v1.Code
-	32, // 47: charon.state.v1.Outcome.result:type_name -> charon.state.v1.Result
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	9,  // 6: charon.state.v1.Node.retired_keys:type_name -> charon.state.v1.RetiredKey
+	2,  // 7: charon.state.v1.Secret.key:type_name -> charon.state.v1.Sealed
+	4,  // 8: charon.state.v1.PutPrincipal.principal:type_name -> charon.state.v1.Principal
+	14, // 9: charon.state.v1.PutPrincipal.expect:type_name -> charon.state.v1.Expect
+	14, // 10: charon.state.v1.DeletePrincipal.expect:type_name -> charon.state.v1.Expect
+	14, // 11: charon.state.v1.RenamePrincipal.expect:type_name -> charon.state.v1.Expect
+	4,  // 12: charon.state.v1.RenamePrincipal.principal:type_name -> charon.state.v1.Principal
+	6,  // 13: charon.state.v1.PutPolicy.policy:type_name -> charon.state.v1.Policy
+	14, // 14: charon.state.v1.PutPolicy.expect:type_name -> charon.state.v1.Expect
+	14, // 15: charon.state.v1.DeletePolicy.expect:type_name -> charon.state.v1.Expect
+	7,  // 16: charon.state.v1.PutRealm.realm:type_name -> charon.state.v1.Realm
+	14, // 17: charon.state.v1.PutRealm.expect:type_name -> charon.state.v1.Expect
+	8,  // 18: charon.state.v1.PutNode.node:type_name -> charon.state.v1.Node
+	14, // 19: charon.state.v1.PutNode.expect:type_name -> charon.state.v1.Expect
+	14, // 20: charon.state.v1.DeleteNode.expect:type_name -> charon.state.v1.Expect
+	10, // 21: charon.state.v1.PutToken.token:type_name -> charon.state.v1.Token
+	11, // 22: charon.state.v1.PutRole.role:type_name -> charon.state.v1.Role
+	14, // 23: charon.state.v1.PutRole.expect:type_name -> charon.state.v1.Expect
+	14, // 24: charon.state.v1.DeleteRole.expect:type_name -> charon.state.v1.Expect
+	12, // 25: charon.state.v1.PutSecret.secret:type_name -> charon.state.v1.Secret
+	14, // 26: charon.state.v1.PutSecret.expect:type_name -> charon.state.v1.Expect
+	13, // 27: charon.state.v1.PutCluster.cluster:type_name -> charon.state.v1.Cluster
+	14, // 28: charon.state.v1.PutCluster.expect:type_name -> charon.state.v1.Expect
+	34, // 29: charon.state.v1.Batch.commands:type_name -> charon.state.v1.Command
+	15, // 30: charon.state.v1.Command.put_principal:type_name -> charon.state.v1.PutPrincipal
+	16, // 31: charon.state.v1.Command.delete_principal:type_name -> charon.state.v1.DeletePrincipal
+	17, // 32: charon.state.v1.Command.rename_principal:type_name -> charon.state.v1.RenamePrincipal
+	18, // 33: charon.state.v1.Command.put_policy:type_name -> charon.state.v1.PutPolicy
+	19, // 34: charon.state.v1.Command.delete_policy:type_name -> charon.state.v1.DeletePolicy
+	20, // 35: charon.state.v1.Command.put_realm:type_name -> charon.state.v1.PutRealm
+	21, // 36: charon.state.v1.Command.put_node:type_name -> charon.state.v1.PutNode
+	22, // 37: charon.state.v1.Command.delete_node:type_name -> charon.state.v1.DeleteNode
+	23, // 38: charon.state.v1.Command.put_token:type_name -> charon.state.v1.PutToken
+	24, // 39: charon.state.v1.Command.delete_token:type_name -> charon.state.v1.DeleteToken
+	25, // 40: charon.state.v1.Command.use_token:type_name -> charon.state.v1.UseToken
+	26, // 41: charon.state.v1.Command.put_role:type_name -> charon.state.v1.PutRole
+	27, // 42: charon.state.v1.Command.delete_role:type_name -> charon.state.v1.DeleteRole
+	28, // 43: charon.state.v1.Command.put_secret:type_name -> charon.state.v1.PutSecret
+	29, // 44: charon.state.v1.Command.put_cluster:type_name -> charon.state.v1.PutCluster
+	30, // 45: charon.state.v1.Command.set_feature_level:type_name -> charon.state.v1.SetFeatureLevel
+	33, // 46: charon.state.v1.Command.batch:type_name -> charon.state.v1.Batch
+	31, // 47: charon.state.v1.Command.renew_node:type_name -> charon.state.v1.RenewNode
+	32, // 48: charon.state.v1.Command.set_auto_removal:type_name -> charon.state.v1.SetAutoRemoval
+	1,  // 49: charon.state.v1.Result.code:type_name -> charon.state.v1.Code
+	35, // 50: charon.state.v1.Outcome.result:type_name -> charon.state.v1.Result
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_charon_state_v1_state_proto_init() }
@@ -3176,12 +3474,12 @@ func file_charon_state_v1_state_proto_init() {
 	if File_charon_state_v1_state_proto != nil {
 		return
 	}
-	file_charon_state_v1_state_proto_msgTypes[11].OneofWrappers = []any{
+	file_charon_state_v1_state_proto_msgTypes[12].OneofWrappers = []any{
 		(*Expect_Absent)(nil),
 		(*Expect_Revision)(nil),
 		(*Expect_Present)(nil),
 	}
-	file_charon_state_v1_state_proto_msgTypes[29].OneofWrappers = []any{
+	file_charon_state_v1_state_proto_msgTypes[32].OneofWrappers = []any{
 		(*Command_PutPrincipal)(nil),
 		(*Command_DeletePrincipal)(nil),
 		(*Command_RenamePrincipal)(nil),
@@ -3199,6 +3497,8 @@ func file_charon_state_v1_state_proto_init() {
 		(*Command_PutCluster)(nil),
 		(*Command_SetFeatureLevel)(nil),
 		(*Command_Batch)(nil),
+		(*Command_RenewNode)(nil),
+		(*Command_SetAutoRemoval)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3206,7 +3506,7 @@ func file_charon_state_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_charon_state_v1_state_proto_rawDesc), len(file_charon_state_v1_state_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   33,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
