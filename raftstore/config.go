@@ -95,6 +95,11 @@ type Observer struct {
 type Bootstrap struct {
 	// Commands are proposed one by one, in order, before Start returns. A Batch makes several one.
 	Commands []*statev1.Command
+	// Restored: Seed has put a state into Dir, which the new cluster goes on from.
+	Restored bool
+	// Epoch, if not zero, begins a replay epoch: authenticators up to that time are refused, since an earlier cluster under the same keys
+	// may have accepted them (RFC 4120 section 3.2.3).
+	Epoch time.Time
 }
 
 // Timing are the clocks of both groups.

@@ -216,7 +216,7 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.checkBoot(ctx); err != nil {
 		return err
 	}
-	if err := s.realm.start(peer.ALPNRealm, bootstrap); err != nil {
+	if err := s.realm.start(peer.ALPNRealm, bootstrap && !s.cfg.Bootstrap.Restored); err != nil {
 		return err
 	}
 	if err := s.replay.start(peer.ALPNReplay, bootstrap); err != nil {
@@ -258,6 +258,12 @@ func (s *Store) checkEmpty() error {
 	if err != nil {
 		return err
 	}
+	if s.cfg.Bootstrap.Restored {
+		if index == 0 || fresh || !other || s.db.Installed() != index {
+			return fmt.Errorf("making a cluster in %s: no restored state is there, or it has run before", s.cfg.Dir)
+		}
+		return nil
+	}
 	if index > 0 || !fresh || !other || len(s.members.joinPeers) > 0 {
 		return fmt.Errorf("making a cluster in %s: there is one already", s.cfg.Dir)
 	}
@@ -283,6 +289,9 @@ func (s *Store) bootstrap(ctx context.Context) error {
 		if r.GetCode() != statev1.Code_CODE_OK {
 			return fmt.Errorf("making the cluster: %v: %s", r.GetCode(), r.GetMessage())
 		}
+	}
+	if at := s.cfg.Bootstrap.Epoch; !at.IsZero() {
+		return s.BeginEpoch(ctx, at)
 	}
 	return nil
 }

@@ -53,6 +53,8 @@ func executeOne(o *overlay, cmd *statev1.Command) (*statev1.Result, error) {
 		return renewNode(o, op.RenewNode)
 	case *statev1.Command_SetAutoRemoval:
 		return setAutoRemoval(o, op.SetAutoRemoval)
+	case *statev1.Command_NoteBackup:
+		return noteBackup(o, op.NoteBackup.GetNote())
 	}
 	return nil, fmt.Errorf("%w: operation %T", ErrTooNew, cmd.GetOp())
 }
@@ -94,6 +96,7 @@ func expectation(e *statev1.Expect, what, key string, found bool, revision uint6
 var kindNames = [...]string{
 	KindPrincipal: "principal", KindPolicy: "policy", KindRealm: "realm", KindNode: "node", KindToken: "token",
 	KindRole: "role", KindSecret: "secret", KindCluster: "cluster", KindEverything: "everything",
+	KindBackup: "backup",
 }
 
 // String is the kind's English word.

@@ -76,7 +76,7 @@ func useToken(o *overlay, c *statev1.UseToken) (*statev1.Result, error) {
 	return ok(0), nil
 }
 
-// putCluster never changes the cluster's id, and leaves the feature level to setFeatureLevel once there is one.
+// putCluster never changes the cluster's id, and leaves the feature level to setFeatureLevel once there is one, and backups to noteBackup.
 func putCluster(o *overlay, c *statev1.PutCluster) (*statev1.Result, error) {
 	m := c.GetCluster()
 	return put(o, cluster, KindCluster, clusterKey, checkID("cluster", m.GetId(), 16), m, c.GetExpect(),
@@ -85,8 +85,8 @@ func putCluster(o *overlay, c *statev1.PutCluster) (*statev1.Result, error) {
 				return refuse(statev1.Code_CODE_INVALID, "a cluster's id does not change"), nil
 			}
 			if found {
-				m.FeatureLevel = old.GetFeatureLevel()
 				m.AutoRemoveAfter, m.AutoRemoveVoters = old.GetAutoRemoveAfter(), old.GetAutoRemoveVoters()
+				m.FeatureLevel, m.LastBackup = old.GetFeatureLevel(), old.GetLastBackup()
 			}
 			o.featureLevel = m.GetFeatureLevel()
 			return nil, nil
@@ -107,4 +107,35 @@ func setFeatureLevel(o *overlay, level uint32) (*statev1.Result, error) {
 	}
 	m.FeatureLevel, o.featureLevel = level, level
 	return store(o, cluster, KindCluster, clusterKey, &m)
+}
+
+// noteBackup keeps the newest note by time. It moves no revision: who changes the cluster record at a revision need not know of backups.
+func noteBackup(o *overlay, n *statev1.BackupNote) (*statev1.Result, error) {
+	invalid := cmp.Or(checkLabel("node", n.GetNode()), checkSum(n.GetSha256()))
+	switch {
+	case invalid != nil:
+		return refuse(statev1.Code_CODE_INVALID, "%v", invalid), nil
+	case n.GetAt() <= 0 || n.GetIndex() == 0 || n.GetIndex() > o.st.index:
+		return refuse(statev1.Code_CODE_INVALID, "backup of index %d at time %d, while the state is at index %d", n.GetIndex(), n.GetAt(), o.st.index), nil
+	}
+	var m statev1.Cluster
+	found, err := o.load(cluster, clusterKey, &m)
+	switch {
+	case err != nil:
+		return nil, err
+	case !found:
+		return refuse(statev1.Code_CODE_NOT_FOUND, "there is no cluster record"), nil
+	case n.GetAt() <= m.GetLastBackup().GetAt():
+		return ok(m.GetRevision()), nil
+	}
+	m.LastBackup = n
+	o.changed(KindBackup, "")
+	return ok(m.GetRevision()), o.save(cluster, clusterKey, &m)
+}
+
+func checkSum(b []byte) error {
+	if len(b) != 32 {
+		return fmt.Errorf("SHA-256 of %d bytes, not 32", len(b))
+	}
+	return nil
 }

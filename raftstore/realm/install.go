@@ -115,10 +115,7 @@ func (o *Options) load(b *bbolt.DB, r io.Reader) (*state, error) {
 			return nil, err
 		}
 	}
-	if got.records != records || got.size != want.size {
-		return nil, fmt.Errorf("%w: %d records of %d bytes in the stream, its header says %d of %d", ErrCorrupt, got.records, got.size, records, want.size)
-	}
-	if err := in.end(records, want.size); err != nil {
+	if err := got.finish(in, want, records); err != nil {
 		return nil, err
 	}
 	want.counts, want.installed = got.counts, want.index
@@ -146,22 +143,39 @@ func (l *loaded) some(tx *bbolt.Tx, in *stream) (done bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if l.records > 0 && (id < l.bucket || id == l.bucket && bytes.Compare(k, l.key) <= 0) {
-			return false, fmt.Errorf("%w: records out of order", ErrCorrupt)
-		}
-		if _, err := openRecord(id, k, v); err != nil {
+		if _, err := l.take(id, k, v); err != nil {
 			return false, err
 		}
 		if err := tx.Bucket(bucketNames[id]).Put(k, v); err != nil {
 			return false, err
 		}
-		l.bucket, l.key = id, k
-		l.records++
-		l.counts[id]++
-		l.size += recordSize(k, v)
 		size += len(k) + len(v)
 	}
 	return false, nil
+}
+
+// take checks a record's own sum and its place in the order, counts it, and returns the payload within v.
+func (l *loaded) take(id bucketID, k, v []byte) ([]byte, error) {
+	if l.records > 0 && (id < l.bucket || id == l.bucket && bytes.Compare(k, l.key) <= 0) {
+		return nil, fmt.Errorf("%w: records out of order", ErrCorrupt)
+	}
+	payload, err := openRecord(id, k, v)
+	if err != nil {
+		return nil, err
+	}
+	l.bucket, l.key = id, k
+	l.records++
+	l.counts[id]++
+	l.size += recordSize(k, v)
+	return payload, nil
+}
+
+// finish holds the stream's header and end against what came between.
+func (l *loaded) finish(in *stream, want *state, records uint64) error {
+	if l.records != records || l.size != want.size {
+		return fmt.Errorf("%w: %d records of %d bytes in the stream, its header says %d of %d", ErrCorrupt, l.records, l.size, records, want.size)
+	}
+	return in.end(records, want.size)
 }
 
 // stream reads a snapshot stream. It allocates by what has arrived, not by what a length claims.

@@ -217,6 +217,8 @@ const (
 	KindCluster
 	// KindEverything: a snapshot was installed.
 	KindEverything
+	// KindBackup: a backup was noted. No record that a backup holds has changed.
+	KindBackup
 )
 
 // Subscribe has f called after every commit that changed records, before ApplyBatch or InstallSnapshot returns, in the
@@ -270,14 +272,17 @@ type Counts struct {
 
 // Counts reads the counters kept with the state; it scans nothing.
 func (db *DB) Counts() Counts {
-	st := db.applied.Load()
-	c := Counts{
-		Principals: st.counts[principals], Aliases: st.counts[aliases], Policies: st.counts[policies],
-		Realms: st.counts[realms], Nodes: st.counts[nodes], Tokens: st.counts[tokens], Roles: st.counts[roles],
-		Secrets: st.counts[secrets], RequestIDs: st.counts[outcomes], Bytes: st.size,
-	}
+	c := db.applied.Load().countRecords()
 	if fi, err := os.Stat(db.path); err == nil {
 		c.FileBytes = uint64(fi.Size())
 	}
 	return c
+}
+
+func (st *state) countRecords() Counts {
+	return Counts{
+		Principals: st.counts[principals], Aliases: st.counts[aliases], Policies: st.counts[policies],
+		Realms: st.counts[realms], Nodes: st.counts[nodes], Tokens: st.counts[tokens], Roles: st.counts[roles],
+		Secrets: st.counts[secrets], RequestIDs: st.counts[outcomes], Bytes: st.size,
+	}
 }

@@ -63,6 +63,8 @@ func (s *state) snapshotHeader() []byte {
 // from one goroutine at a time, and Close it. While it is open the file can't reuse pages.
 type Snapshot struct {
 	Info SnapshotInfo
+	// Check, if set before the first Read, is called with every record before a byte of it is given to Read; an error of it ends the stream.
+	Check func(Record) error
 
 	file    *file
 	tx      *bbolt.Tx
@@ -103,6 +105,9 @@ func joinClose(err error, c io.Closer) error {
 	}
 	return err
 }
+
+// Counts of the records in it; FileBytes is not told.
+func (s *Snapshot) Counts() Counts { return s.st.countRecords() }
 
 // Close ends the read transaction. A second call does nothing.
 func (s *Snapshot) Close() error {
@@ -171,7 +176,11 @@ func (s *Snapshot) nextRecord() (bool, error) {
 			s.bucket, s.cursor = s.bucket+1, nil
 			continue
 		}
-		if _, err := openRecord(s.bucket, k, v); err != nil {
+		payload, err := openRecord(s.bucket, k, v)
+		if err == nil && s.Check != nil {
+			err = visit(s.bucket, k, payload, s.Check)
+		}
+		if err != nil {
 			return false, err
 		}
 		s.payload = append(s.payload, byte(s.bucket))

@@ -5112,6 +5112,7 @@ type NodeStats struct {
 	StartedAt     int64                  `protobuf:"varint,4,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	CertExpiresAt int64                  `protobuf:"varint,5,opt,name=cert_expires_at,json=certExpiresAt,proto3" json:"cert_expires_at,omitempty"`
 	Version       string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	BackupError   string                 `protobuf:"bytes,18,opt,name=backup_error,json=backupError,proto3" json:"backup_error,omitempty"` // why this node's last scheduled backup was not written; empty: it was, or none is due here
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5184,6 +5185,13 @@ func (x *NodeStats) GetCertExpiresAt() int64 {
 func (x *NodeStats) GetVersion() string {
 	if x != nil {
 		return x.Version
+	}
+	return ""
+}
+
+func (x *NodeStats) GetBackupError() string {
+	if x != nil {
+		return x.BackupError
 	}
 	return ""
 }
@@ -5426,11 +5434,12 @@ type GetStatusResponse struct {
 	Tolerates    uint32                 `protobuf:"varint,10,opt,name=tolerates,proto3" json:"tolerates,omitempty"` // further losses
 	Nodes        []*NodeStatus          `protobuf:"bytes,11,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// Absent (all 0 and counted false) while there are more principals than the node counts on a status call.
-	Counted       bool   `protobuf:"varint,12,opt,name=counted,proto3" json:"counted,omitempty"`
-	Principals    uint64 `protobuf:"varint,13,opt,name=principals,proto3" json:"principals,omitempty"`
-	Locked        uint64 `protobuf:"varint,14,opt,name=locked,proto3" json:"locked,omitempty"`
-	Expiring_30D  uint64 `protobuf:"varint,15,opt,name=expiring_30d,json=expiring30d,proto3" json:"expiring_30d,omitempty"`
-	Rc4Allowed    uint64 `protobuf:"varint,16,opt,name=rc4_allowed,json=rc4Allowed,proto3" json:"rc4_allowed,omitempty"`
+	Counted       bool        `protobuf:"varint,12,opt,name=counted,proto3" json:"counted,omitempty"`
+	Principals    uint64      `protobuf:"varint,13,opt,name=principals,proto3" json:"principals,omitempty"`
+	Locked        uint64      `protobuf:"varint,14,opt,name=locked,proto3" json:"locked,omitempty"`
+	Expiring_30D  uint64      `protobuf:"varint,15,opt,name=expiring_30d,json=expiring30d,proto3" json:"expiring_30d,omitempty"`
+	Rc4Allowed    uint64      `protobuf:"varint,16,opt,name=rc4_allowed,json=rc4Allowed,proto3" json:"rc4_allowed,omitempty"`
+	LastBackup    *LastBackup `protobuf:"bytes,27,opt,name=last_backup,json=lastBackup,proto3" json:"last_backup,omitempty"` // absent: none is known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5575,6 +5584,98 @@ func (x *GetStatusResponse) GetRc4Allowed() uint64 {
 		return x.Rc4Allowed
 	}
 	return 0
+}
+
+func (x *GetStatusResponse) GetLastBackup() *LastBackup {
+	if x != nil {
+		return x.LastBackup
+	}
+	return nil
+}
+
+// LastBackup is the newest backup that the cluster knows of.
+type LastBackup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // the applied index that it holds
+	At            int64                  `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Sha256        []byte                 `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`      // of the file
+	Node          string                 `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`          // that wrote it
+	Verified      bool                   `protobuf:"varint,6,opt,name=verified,proto3" json:"verified,omitempty"` // what was written was read back
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LastBackup) Reset() {
+	*x = LastBackup{}
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LastBackup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LastBackup) ProtoMessage() {}
+
+func (x *LastBackup) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LastBackup.ProtoReflect.Descriptor instead.
+func (*LastBackup) Descriptor() ([]byte, []int) {
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *LastBackup) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *LastBackup) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *LastBackup) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *LastBackup) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *LastBackup) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *LastBackup) GetVerified() bool {
+	if x != nil {
+		return x.Verified
+	}
+	return false
 }
 
 var File_charon_admin_v1_admin_proto protoreflect.FileDescriptor
@@ -6046,7 +6147,7 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\"@\n" +
 	"\x13RevokeTokenResponse\x12)\n" +
-	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\"\xd3\x01\n" +
+	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\"\xf6\x01\n" +
 	"\tNodeStats\x12\"\n" +
 	"\ras_per_second\x18\x01 \x01(\x01R\vasPerSecond\x12$\n" +
 	"\x0etgs_per_second\x18\x02 \x01(\x01R\ftgsPerSecond\x12\x15\n" +
@@ -6054,7 +6155,8 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x04 \x01(\x03R\tstartedAt\x12&\n" +
 	"\x0fcert_expires_at\x18\x05 \x01(\x03R\rcertExpiresAt\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversionJ\x04\b\a\x10\b\"\x15\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12!\n" +
+	"\fbackup_error\x18\x12 \x01(\tR\vbackupErrorJ\x04\b\a\x10\b\"\x15\n" +
 	"\x13GetNodeStatsRequest\"s\n" +
 	"\x14GetNodeStatsResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x120\n" +
@@ -6070,7 +6172,7 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"contact_ms\x18\x06 \x01(\x03R\tcontactMs\x12&\n" +
 	"\x0fclock_offset_us\x18\a \x01(\x03R\rclockOffsetUs\x120\n" +
 	"\x05stats\x18\b \x01(\v2\x1a.charon.admin.v1.NodeStatsR\x05stats\"\x12\n" +
-	"\x10GetStatusRequest\"\x84\x04\n" +
+	"\x10GetStatusRequest\"\xc2\x04\n" +
 	"\x11GetStatusResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x12\x14\n" +
 	"\x05realm\x18\x02 \x01(\tR\x05realm\x12\x1d\n" +
@@ -6092,7 +6194,17 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x06locked\x18\x0e \x01(\x04R\x06locked\x12!\n" +
 	"\fexpiring_30d\x18\x0f \x01(\x04R\vexpiring30d\x12\x1f\n" +
 	"\vrc4_allowed\x18\x10 \x01(\x04R\n" +
-	"rc4Allowed*B\n" +
+	"rc4Allowed\x12<\n" +
+	"\vlast_backup\x18\x1b \x01(\v2\x1b.charon.admin.v1.LastBackupR\n" +
+	"lastBackup\"\x90\x01\n" +
+	"\n" +
+	"LastBackup\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\fR\x06sha256\x12\x12\n" +
+	"\x04node\x18\x05 \x01(\tR\x04node\x12\x1a\n" +
+	"\bverified\x18\x06 \x01(\bR\bverified*B\n" +
 	"\vConsistency\x12\x1c\n" +
 	"\x18CONSISTENCY_LINEARIZABLE\x10\x00\x12\x15\n" +
 	"\x11CONSISTENCY_LOCAL\x10\x01*N\n" +
@@ -6154,7 +6266,7 @@ func file_charon_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_charon_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_charon_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
+var file_charon_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
 var file_charon_admin_v1_admin_proto_goTypes = []any{
 	(Consistency)(0),                   // 0: charon.admin.v1.Consistency
 	(KeyState)(0),                      // 1: charon.admin.v1.KeyState
@@ -6233,17 +6345,18 @@ var file_charon_admin_v1_admin_proto_goTypes = []any{
 	(*NodeStatus)(nil),                 // 74: charon.admin.v1.NodeStatus
 	(*GetStatusRequest)(nil),           // 75: charon.admin.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),          // 76: charon.admin.v1.GetStatusResponse
-	nil,                                // 77: charon.admin.v1.Principal.StringsEntry
-	nil,                                // 78: charon.admin.v1.CreatePrincipalRequest.StringsEntry
-	nil,                                // 79: charon.admin.v1.UpdatePrincipalRequest.SetStringsEntry
+	(*LastBackup)(nil),                 // 77: charon.admin.v1.LastBackup
+	nil,                                // 78: charon.admin.v1.Principal.StringsEntry
+	nil,                                // 79: charon.admin.v1.CreatePrincipalRequest.StringsEntry
+	nil,                                // 80: charon.admin.v1.UpdatePrincipalRequest.SetStringsEntry
 }
 var file_charon_admin_v1_admin_proto_depIdxs = []int32{
 	1,   // 0: charon.admin.v1.KeyInfo.state:type_name -> charon.admin.v1.KeyState
 	3,   // 1: charon.admin.v1.Principal.keys:type_name -> charon.admin.v1.KeyInfo
-	77,  // 2: charon.admin.v1.Principal.strings:type_name -> charon.admin.v1.Principal.StringsEntry
+	78,  // 2: charon.admin.v1.Principal.strings:type_name -> charon.admin.v1.Principal.StringsEntry
 	5,   // 3: charon.admin.v1.NewKeys.keysalts:type_name -> charon.admin.v1.KeySalt
 	6,   // 4: charon.admin.v1.CreatePrincipalRequest.keys:type_name -> charon.admin.v1.NewKeys
-	78,  // 5: charon.admin.v1.CreatePrincipalRequest.strings:type_name -> charon.admin.v1.CreatePrincipalRequest.StringsEntry
+	79,  // 5: charon.admin.v1.CreatePrincipalRequest.strings:type_name -> charon.admin.v1.CreatePrincipalRequest.StringsEntry
 	2,   // 6: charon.admin.v1.CreatePrincipalResponse.meta:type_name -> charon.admin.v1.Meta
 	4,   // 7: charon.admin.v1.CreatePrincipalResponse.principal:type_name -> charon.admin.v1.Principal
 	0,   // 8: charon.admin.v1.GetPrincipalRequest.consistency:type_name -> charon.admin.v1.Consistency
@@ -6252,7 +6365,7 @@ var file_charon_admin_v1_admin_proto_depIdxs = []int32{
 	0,   // 11: charon.admin.v1.ListPrincipalsRequest.consistency:type_name -> charon.admin.v1.Consistency
 	2,   // 12: charon.admin.v1.ListPrincipalsResponse.meta:type_name -> charon.admin.v1.Meta
 	4,   // 13: charon.admin.v1.ListPrincipalsResponse.principals:type_name -> charon.admin.v1.Principal
-	79,  // 14: charon.admin.v1.UpdatePrincipalRequest.set_strings:type_name -> charon.admin.v1.UpdatePrincipalRequest.SetStringsEntry
+	80,  // 14: charon.admin.v1.UpdatePrincipalRequest.set_strings:type_name -> charon.admin.v1.UpdatePrincipalRequest.SetStringsEntry
 	2,   // 15: charon.admin.v1.UpdatePrincipalResponse.meta:type_name -> charon.admin.v1.Meta
 	4,   // 16: charon.admin.v1.UpdatePrincipalResponse.principal:type_name -> charon.admin.v1.Principal
 	2,   // 17: charon.admin.v1.RenamePrincipalResponse.meta:type_name -> charon.admin.v1.Meta
@@ -6317,73 +6430,74 @@ var file_charon_admin_v1_admin_proto_depIdxs = []int32{
 	71,  // 76: charon.admin.v1.NodeStatus.stats:type_name -> charon.admin.v1.NodeStats
 	2,   // 77: charon.admin.v1.GetStatusResponse.meta:type_name -> charon.admin.v1.Meta
 	74,  // 78: charon.admin.v1.GetStatusResponse.nodes:type_name -> charon.admin.v1.NodeStatus
-	7,   // 79: charon.admin.v1.Principals.CreatePrincipal:input_type -> charon.admin.v1.CreatePrincipalRequest
-	9,   // 80: charon.admin.v1.Principals.GetPrincipal:input_type -> charon.admin.v1.GetPrincipalRequest
-	11,  // 81: charon.admin.v1.Principals.ListPrincipals:input_type -> charon.admin.v1.ListPrincipalsRequest
-	13,  // 82: charon.admin.v1.Principals.UpdatePrincipal:input_type -> charon.admin.v1.UpdatePrincipalRequest
-	15,  // 83: charon.admin.v1.Principals.RenamePrincipal:input_type -> charon.admin.v1.RenamePrincipalRequest
-	17,  // 84: charon.admin.v1.Principals.SetPassword:input_type -> charon.admin.v1.SetPasswordRequest
-	19,  // 85: charon.admin.v1.Principals.PurgeKeys:input_type -> charon.admin.v1.PurgeKeysRequest
-	21,  // 86: charon.admin.v1.Principals.DeletePrincipal:input_type -> charon.admin.v1.DeletePrincipalRequest
-	24,  // 87: charon.admin.v1.Keytabs.EnsureKeytab:input_type -> charon.admin.v1.EnsureKeytabRequest
-	26,  // 88: charon.admin.v1.Keytabs.GetKeytab:input_type -> charon.admin.v1.GetKeytabRequest
-	28,  // 89: charon.admin.v1.Keytabs.RotateKeytab:input_type -> charon.admin.v1.RotateKeytabRequest
-	30,  // 90: charon.admin.v1.Keytabs.ActivateKeytab:input_type -> charon.admin.v1.ActivateKeytabRequest
-	33,  // 91: charon.admin.v1.Policies.CreatePolicy:input_type -> charon.admin.v1.CreatePolicyRequest
-	35,  // 92: charon.admin.v1.Policies.GetPolicy:input_type -> charon.admin.v1.GetPolicyRequest
-	37,  // 93: charon.admin.v1.Policies.ListPolicies:input_type -> charon.admin.v1.ListPoliciesRequest
-	39,  // 94: charon.admin.v1.Policies.UpdatePolicy:input_type -> charon.admin.v1.UpdatePolicyRequest
-	41,  // 95: charon.admin.v1.Policies.DeletePolicy:input_type -> charon.admin.v1.DeletePolicyRequest
-	44,  // 96: charon.admin.v1.Roles.GrantRole:input_type -> charon.admin.v1.GrantRoleRequest
-	46,  // 97: charon.admin.v1.Roles.RevokeRole:input_type -> charon.admin.v1.RevokeRoleRequest
-	48,  // 98: charon.admin.v1.Roles.ListRoles:input_type -> charon.admin.v1.ListRolesRequest
-	50,  // 99: charon.admin.v1.Roles.GetPrivileges:input_type -> charon.admin.v1.GetPrivilegesRequest
-	75,  // 100: charon.admin.v1.Cluster.GetStatus:input_type -> charon.admin.v1.GetStatusRequest
-	72,  // 101: charon.admin.v1.Cluster.GetNodeStats:input_type -> charon.admin.v1.GetNodeStatsRequest
-	53,  // 102: charon.admin.v1.Cluster.GetRealm:input_type -> charon.admin.v1.GetRealmRequest
-	55,  // 103: charon.admin.v1.Cluster.UpdateRealm:input_type -> charon.admin.v1.UpdateRealmRequest
-	58,  // 104: charon.admin.v1.Cluster.ListNodes:input_type -> charon.admin.v1.ListNodesRequest
-	60,  // 105: charon.admin.v1.Cluster.RemoveNode:input_type -> charon.admin.v1.RemoveNodeRequest
-	62,  // 106: charon.admin.v1.Cluster.TransferLeadership:input_type -> charon.admin.v1.TransferLeadershipRequest
-	65,  // 107: charon.admin.v1.Cluster.CreateToken:input_type -> charon.admin.v1.CreateTokenRequest
-	67,  // 108: charon.admin.v1.Cluster.ListTokens:input_type -> charon.admin.v1.ListTokensRequest
-	69,  // 109: charon.admin.v1.Cluster.RevokeToken:input_type -> charon.admin.v1.RevokeTokenRequest
-	8,   // 110: charon.admin.v1.Principals.CreatePrincipal:output_type -> charon.admin.v1.CreatePrincipalResponse
-	10,  // 111: charon.admin.v1.Principals.GetPrincipal:output_type -> charon.admin.v1.GetPrincipalResponse
-	12,  // 112: charon.admin.v1.Principals.ListPrincipals:output_type -> charon.admin.v1.ListPrincipalsResponse
-	14,  // 113: charon.admin.v1.Principals.UpdatePrincipal:output_type -> charon.admin.v1.UpdatePrincipalResponse
-	16,  // 114: charon.admin.v1.Principals.RenamePrincipal:output_type -> charon.admin.v1.RenamePrincipalResponse
-	18,  // 115: charon.admin.v1.Principals.SetPassword:output_type -> charon.admin.v1.SetPasswordResponse
-	20,  // 116: charon.admin.v1.Principals.PurgeKeys:output_type -> charon.admin.v1.PurgeKeysResponse
-	22,  // 117: charon.admin.v1.Principals.DeletePrincipal:output_type -> charon.admin.v1.DeletePrincipalResponse
-	25,  // 118: charon.admin.v1.Keytabs.EnsureKeytab:output_type -> charon.admin.v1.EnsureKeytabResponse
-	27,  // 119: charon.admin.v1.Keytabs.GetKeytab:output_type -> charon.admin.v1.GetKeytabResponse
-	29,  // 120: charon.admin.v1.Keytabs.RotateKeytab:output_type -> charon.admin.v1.RotateKeytabResponse
-	31,  // 121: charon.admin.v1.Keytabs.ActivateKeytab:output_type -> charon.admin.v1.ActivateKeytabResponse
-	34,  // 122: charon.admin.v1.Policies.CreatePolicy:output_type -> charon.admin.v1.CreatePolicyResponse
-	36,  // 123: charon.admin.v1.Policies.GetPolicy:output_type -> charon.admin.v1.GetPolicyResponse
-	38,  // 124: charon.admin.v1.Policies.ListPolicies:output_type -> charon.admin.v1.ListPoliciesResponse
-	40,  // 125: charon.admin.v1.Policies.UpdatePolicy:output_type -> charon.admin.v1.UpdatePolicyResponse
-	42,  // 126: charon.admin.v1.Policies.DeletePolicy:output_type -> charon.admin.v1.DeletePolicyResponse
-	45,  // 127: charon.admin.v1.Roles.GrantRole:output_type -> charon.admin.v1.GrantRoleResponse
-	47,  // 128: charon.admin.v1.Roles.RevokeRole:output_type -> charon.admin.v1.RevokeRoleResponse
-	49,  // 129: charon.admin.v1.Roles.ListRoles:output_type -> charon.admin.v1.ListRolesResponse
-	51,  // 130: charon.admin.v1.Roles.GetPrivileges:output_type -> charon.admin.v1.GetPrivilegesResponse
-	76,  // 131: charon.admin.v1.Cluster.GetStatus:output_type -> charon.admin.v1.GetStatusResponse
-	73,  // 132: charon.admin.v1.Cluster.GetNodeStats:output_type -> charon.admin.v1.GetNodeStatsResponse
-	54,  // 133: charon.admin.v1.Cluster.GetRealm:output_type -> charon.admin.v1.GetRealmResponse
-	56,  // 134: charon.admin.v1.Cluster.UpdateRealm:output_type -> charon.admin.v1.UpdateRealmResponse
-	59,  // 135: charon.admin.v1.Cluster.ListNodes:output_type -> charon.admin.v1.ListNodesResponse
-	61,  // 136: charon.admin.v1.Cluster.RemoveNode:output_type -> charon.admin.v1.RemoveNodeResponse
-	63,  // 137: charon.admin.v1.Cluster.TransferLeadership:output_type -> charon.admin.v1.TransferLeadershipResponse
-	66,  // 138: charon.admin.v1.Cluster.CreateToken:output_type -> charon.admin.v1.CreateTokenResponse
-	68,  // 139: charon.admin.v1.Cluster.ListTokens:output_type -> charon.admin.v1.ListTokensResponse
-	70,  // 140: charon.admin.v1.Cluster.RevokeToken:output_type -> charon.admin.v1.RevokeTokenResponse
-	110, // [110:141] is the sub-list for method output_type
-	79,  // [79:110] is the sub-list for method input_type
-	79,  // [79:79] is the sub-list for extension type_name
-	79,  // [79:79] is the sub-list for extension extendee
-	0,   // [0:79] is the sub-list for field type_name
+	77,  // 79: charon.admin.v1.GetStatusResponse.last_backup:type_name -> charon.admin.v1.LastBackup
+	7,   // 80: charon.admin.v1.Principals.CreatePrincipal:input_type -> charon.admin.v1.CreatePrincipalRequest
+	9,   // 81: charon.admin.v1.Principals.GetPrincipal:input_type -> charon.admin.v1.GetPrincipalRequest
+	11,  // 82: charon.admin.v1.Principals.ListPrincipals:input_type -> charon.admin.v1.ListPrincipalsRequest
+	13,  // 83: charon.admin.v1.Principals.UpdatePrincipal:input_type -> charon.admin.v1.UpdatePrincipalRequest
+	15,  // 84: charon.admin.v1.Principals.RenamePrincipal:input_type -> charon.admin.v1.RenamePrincipalRequest
+	17,  // 85: charon.admin.v1.Principals.SetPassword:input_type -> charon.admin.v1.SetPasswordRequest
+	19,  // 86: charon.admin.v1.Principals.PurgeKeys:input_type -> charon.admin.v1.PurgeKeysRequest
+	21,  // 87: charon.admin.v1.Principals.DeletePrincipal:input_type -> charon.admin.v1.DeletePrincipalRequest
+	24,  // 88: charon.admin.v1.Keytabs.EnsureKeytab:input_type -> charon.admin.v1.EnsureKeytabRequest
+	26,  // 89: charon.admin.v1.Keytabs.GetKeytab:input_type -> charon.admin.v1.GetKeytabRequest
+	28,  // 90: charon.admin.v1.Keytabs.RotateKeytab:input_type -> charon.admin.v1.RotateKeytabRequest
+	30,  // 91: charon.admin.v1.Keytabs.ActivateKeytab:input_type -> charon.admin.v1.ActivateKeytabRequest
+	33,  // 92: charon.admin.v1.Policies.CreatePolicy:input_type -> charon.admin.v1.CreatePolicyRequest
+	35,  // 93: charon.admin.v1.Policies.GetPolicy:input_type -> charon.admin.v1.GetPolicyRequest
+	37,  // 94: charon.admin.v1.Policies.ListPolicies:input_type -> charon.admin.v1.ListPoliciesRequest
+	39,  // 95: charon.admin.v1.Policies.UpdatePolicy:input_type -> charon.admin.v1.UpdatePolicyRequest
+	41,  // 96: charon.admin.v1.Policies.DeletePolicy:input_type -> charon.admin.v1.DeletePolicyRequest
+	44,  // 97: charon.admin.v1.Roles.GrantRole:input_type -> charon.admin.v1.GrantRoleRequest
+	46,  // 98: charon.admin.v1.Roles.RevokeRole:input_type -> charon.admin.v1.RevokeRoleRequest
+	48,  // 99: charon.admin.v1.Roles.ListRoles:input_type -> charon.admin.v1.ListRolesRequest
+	50,  // 100: charon.admin.v1.Roles.GetPrivileges:input_type -> charon.admin.v1.GetPrivilegesRequest
+	75,  // 101: charon.admin.v1.Cluster.GetStatus:input_type -> charon.admin.v1.GetStatusRequest
+	72,  // 102: charon.admin.v1.Cluster.GetNodeStats:input_type -> charon.admin.v1.GetNodeStatsRequest
+	53,  // 103: charon.admin.v1.Cluster.GetRealm:input_type -> charon.admin.v1.GetRealmRequest
+	55,  // 104: charon.admin.v1.Cluster.UpdateRealm:input_type -> charon.admin.v1.UpdateRealmRequest
+	58,  // 105: charon.admin.v1.Cluster.ListNodes:input_type -> charon.admin.v1.ListNodesRequest
+	60,  // 106: charon.admin.v1.Cluster.RemoveNode:input_type -> charon.admin.v1.RemoveNodeRequest
+	62,  // 107: charon.admin.v1.Cluster.TransferLeadership:input_type -> charon.admin.v1.TransferLeadershipRequest
+	65,  // 108: charon.admin.v1.Cluster.CreateToken:input_type -> charon.admin.v1.CreateTokenRequest
+	67,  // 109: charon.admin.v1.Cluster.ListTokens:input_type -> charon.admin.v1.ListTokensRequest
+	69,  // 110: charon.admin.v1.Cluster.RevokeToken:input_type -> charon.admin.v1.RevokeTokenRequest
+	8,   // 111: charon.admin.v1.Principals.CreatePrincipal:output_type -> charon.admin.v1.CreatePrincipalResponse
+	10,  // 112: charon.admin.v1.Principals.GetPrincipal:output_type -> charon.admin.v1.GetPrincipalResponse
+	12,  // 113: charon.admin.v1.Principals.ListPrincipals:output_type -> charon.admin.v1.ListPrincipalsResponse
+	14,  // 114: charon.admin.v1.Principals.UpdatePrincipal:output_type -> charon.admin.v1.UpdatePrincipalResponse
+	16,  // 115: charon.admin.v1.Principals.RenamePrincipal:output_type -> charon.admin.v1.RenamePrincipalResponse
+	18,  // 116: charon.admin.v1.Principals.SetPassword:output_type -> charon.admin.v1.SetPasswordResponse
+	20,  // 117: charon.admin.v1.Principals.PurgeKeys:output_type -> charon.admin.v1.PurgeKeysResponse
+	22,  // 118: charon.admin.v1.Principals.DeletePrincipal:output_type -> charon.admin.v1.DeletePrincipalResponse
+	25,  // 119: charon.admin.v1.Keytabs.EnsureKeytab:output_type -> charon.admin.v1.EnsureKeytabResponse
+	27,  // 120: charon.admin.v1.Keytabs.GetKeytab:output_type -> charon.admin.v1.GetKeytabResponse
+	29,  // 121: charon.admin.v1.Keytabs.RotateKeytab:output_type -> charon.admin.v1.RotateKeytabResponse
+	31,  // 122: charon.admin.v1.Keytabs.ActivateKeytab:output_type -> charon.admin.v1.ActivateKeytabResponse
+	34,  // 123: charon.admin.v1.Policies.CreatePolicy:output_type -> charon.admin.v1.CreatePolicyResponse
+	36,  // 124: charon.admin.v1.Policies.GetPolicy:output_type -> charon.admin.v1.GetPolicyResponse
+	38,  // 125: charon.admin.v1.Policies.ListPolicies:output_type -> charon.admin.v1.ListPoliciesResponse
+	40,  // 126: charon.admin.v1.Policies.UpdatePolicy:output_type -> charon.admin.v1.UpdatePolicyResponse
+	42,  // 127: charon.admin.v1.Policies.DeletePolicy:output_type -> charon.admin.v1.DeletePolicyResponse
+	45,  // 128: charon.admin.v1.Roles.GrantRole:output_type -> charon.admin.v1.GrantRoleResponse
+	47,  // 129: charon.admin.v1.Roles.RevokeRole:output_type -> charon.admin.v1.RevokeRoleResponse
+	49,  // 130: charon.admin.v1.Roles.ListRoles:output_type -> charon.admin.v1.ListRolesResponse
+	51,  // 131: charon.admin.v1.Roles.GetPrivileges:output_type -> charon.admin.v1.GetPrivilegesResponse
+	76,  // 132: charon.admin.v1.Cluster.GetStatus:output_type -> charon.admin.v1.GetStatusResponse
+	73,  // 133: charon.admin.v1.Cluster.GetNodeStats:output_type -> charon.admin.v1.GetNodeStatsResponse
+	54,  // 134: charon.admin.v1.Cluster.GetRealm:output_type -> charon.admin.v1.GetRealmResponse
+	56,  // 135: charon.admin.v1.Cluster.UpdateRealm:output_type -> charon.admin.v1.UpdateRealmResponse
+	59,  // 136: charon.admin.v1.Cluster.ListNodes:output_type -> charon.admin.v1.ListNodesResponse
+	61,  // 137: charon.admin.v1.Cluster.RemoveNode:output_type -> charon.admin.v1.RemoveNodeResponse
+	63,  // 138: charon.admin.v1.Cluster.TransferLeadership:output_type -> charon.admin.v1.TransferLeadershipResponse
+	66,  // 139: charon.admin.v1.Cluster.CreateToken:output_type -> charon.admin.v1.CreateTokenResponse
+	68,  // 140: charon.admin.v1.Cluster.ListTokens:output_type -> charon.admin.v1.ListTokensResponse
+	70,  // 141: charon.admin.v1.Cluster.RevokeToken:output_type -> charon.admin.v1.RevokeTokenResponse
+	111, // [111:142] is the sub-list for method output_type
+	80,  // [80:111] is the sub-list for method input_type
+	80,  // [80:80] is the sub-list for extension type_name
+	80,  // [80:80] is the sub-list for extension extendee
+	0,   // [0:80] is the sub-list for field type_name
 }
 
 func init() { file_charon_admin_v1_admin_proto_init() }
@@ -6405,7 +6519,7 @@ func file_charon_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_charon_admin_v1_admin_proto_rawDesc), len(file_charon_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   78,
+			NumMessages:   79,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

@@ -1149,7 +1149,7 @@ type Role struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`           // name of the grant
 	Subject       string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"` // "cert:NAME", may hold '*'
-	Verbs         []string               `protobuf:"bytes,3,rep,name=verbs,proto3" json:"verbs,omitempty"`     // add modify delete list inquire changepw extract setkey policy cluster role; "*"
+	Verbs         []string               `protobuf:"bytes,3,rep,name=verbs,proto3" json:"verbs,omitempty"`     // add modify delete list inquire changepw extract setkey policy cluster role backup; "*"
 	Target        string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`   // glob over principal names; empty is all
 	Own           bool                   `protobuf:"varint,5,opt,name=own,proto3" json:"own,omitempty"`        // only the subject's own entry
 	Revision      uint64                 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -1324,8 +1324,9 @@ type Cluster struct {
 	RecoveryRecipient string                 `protobuf:"bytes,6,opt,name=recovery_recipient,json=recoveryRecipient,proto3" json:"recovery_recipient,omitempty"` // age recipient of the recovery kit
 	Revision          uint64                 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
 	// A voter that nobody has heard of for so many seconds is removed, while at least so many voters stay. 0: never.
-	AutoRemoveAfter  int64  `protobuf:"varint,10,opt,name=auto_remove_after,json=autoRemoveAfter,proto3" json:"auto_remove_after,omitempty"`
-	AutoRemoveVoters uint32 `protobuf:"varint,11,opt,name=auto_remove_voters,json=autoRemoveVoters,proto3" json:"auto_remove_voters,omitempty"`
+	AutoRemoveAfter  int64       `protobuf:"varint,10,opt,name=auto_remove_after,json=autoRemoveAfter,proto3" json:"auto_remove_after,omitempty"`
+	AutoRemoveVoters uint32      `protobuf:"varint,11,opt,name=auto_remove_voters,json=autoRemoveVoters,proto3" json:"auto_remove_voters,omitempty"`
+	LastBackup       *BackupNote `protobuf:"bytes,13,opt,name=last_backup,json=lastBackup,proto3" json:"last_backup,omitempty"` // set by NoteBackup alone; does not move the revision
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1423,6 +1424,98 @@ func (x *Cluster) GetAutoRemoveVoters() uint32 {
 	return 0
 }
 
+func (x *Cluster) GetLastBackup() *BackupNote {
+	if x != nil {
+		return x.LastBackup
+	}
+	return nil
+}
+
+// BackupNote says of what state a backup was made, and when.
+type BackupNote struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`       // the applied index that the backup holds
+	At            int64                  `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`             // when it was written
+	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`       // of the file
+	Sha256        []byte                 `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`      // of the file
+	Node          string                 `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`          // name of the node that wrote it, or whose stream a client wrote
+	Verified      bool                   `protobuf:"varint,6,opt,name=verified,proto3" json:"verified,omitempty"` // every record was opened before it was encrypted, and what was written was read back
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupNote) Reset() {
+	*x = BackupNote{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupNote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupNote) ProtoMessage() {}
+
+func (x *BackupNote) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupNote.ProtoReflect.Descriptor instead.
+func (*BackupNote) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *BackupNote) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *BackupNote) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *BackupNote) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *BackupNote) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *BackupNote) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *BackupNote) GetVerified() bool {
+	if x != nil {
+		return x.Verified
+	}
+	return false
+}
+
 // Expect is a compare-and-set condition on one record.
 type Expect struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1440,7 +1533,7 @@ type Expect struct {
 
 func (x *Expect) Reset() {
 	*x = Expect{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[12]
+	mi := &file_charon_state_v1_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1545,7 @@ func (x *Expect) String() string {
 func (*Expect) ProtoMessage() {}
 
 func (x *Expect) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[12]
+	mi := &file_charon_state_v1_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1558,7 @@ func (x *Expect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expect.ProtoReflect.Descriptor instead.
 func (*Expect) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{12}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Expect) GetCondition() isExpect_Condition {
@@ -1534,7 +1627,7 @@ type PutPrincipal struct {
 
 func (x *PutPrincipal) Reset() {
 	*x = PutPrincipal{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[13]
+	mi := &file_charon_state_v1_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1639,7 @@ func (x *PutPrincipal) String() string {
 func (*PutPrincipal) ProtoMessage() {}
 
 func (x *PutPrincipal) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[13]
+	mi := &file_charon_state_v1_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1652,7 @@ func (x *PutPrincipal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPrincipal.ProtoReflect.Descriptor instead.
 func (*PutPrincipal) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{13}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PutPrincipal) GetPrincipal() *Principal {
@@ -1587,7 +1680,7 @@ type DeletePrincipal struct {
 
 func (x *DeletePrincipal) Reset() {
 	*x = DeletePrincipal{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[14]
+	mi := &file_charon_state_v1_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1599,7 +1692,7 @@ func (x *DeletePrincipal) String() string {
 func (*DeletePrincipal) ProtoMessage() {}
 
 func (x *DeletePrincipal) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[14]
+	mi := &file_charon_state_v1_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +1705,7 @@ func (x *DeletePrincipal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePrincipal.ProtoReflect.Descriptor instead.
 func (*DeletePrincipal) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{14}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeletePrincipal) GetRealm() string {
@@ -1649,7 +1742,7 @@ type RenamePrincipal struct {
 
 func (x *RenamePrincipal) Reset() {
 	*x = RenamePrincipal{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[15]
+	mi := &file_charon_state_v1_state_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +1754,7 @@ func (x *RenamePrincipal) String() string {
 func (*RenamePrincipal) ProtoMessage() {}
 
 func (x *RenamePrincipal) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[15]
+	mi := &file_charon_state_v1_state_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +1767,7 @@ func (x *RenamePrincipal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenamePrincipal.ProtoReflect.Descriptor instead.
 func (*RenamePrincipal) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{15}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RenamePrincipal) GetRealm() string {
@@ -1715,7 +1808,7 @@ type PutPolicy struct {
 
 func (x *PutPolicy) Reset() {
 	*x = PutPolicy{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[16]
+	mi := &file_charon_state_v1_state_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1727,7 +1820,7 @@ func (x *PutPolicy) String() string {
 func (*PutPolicy) ProtoMessage() {}
 
 func (x *PutPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[16]
+	mi := &file_charon_state_v1_state_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1740,7 +1833,7 @@ func (x *PutPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPolicy.ProtoReflect.Descriptor instead.
 func (*PutPolicy) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{16}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PutPolicy) GetPolicy() *Policy {
@@ -1767,7 +1860,7 @@ type DeletePolicy struct {
 
 func (x *DeletePolicy) Reset() {
 	*x = DeletePolicy{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[17]
+	mi := &file_charon_state_v1_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1779,7 +1872,7 @@ func (x *DeletePolicy) String() string {
 func (*DeletePolicy) ProtoMessage() {}
 
 func (x *DeletePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[17]
+	mi := &file_charon_state_v1_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1792,7 +1885,7 @@ func (x *DeletePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePolicy.ProtoReflect.Descriptor instead.
 func (*DeletePolicy) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{17}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeletePolicy) GetName() string {
@@ -1819,7 +1912,7 @@ type PutRealm struct {
 
 func (x *PutRealm) Reset() {
 	*x = PutRealm{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[18]
+	mi := &file_charon_state_v1_state_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1924,7 @@ func (x *PutRealm) String() string {
 func (*PutRealm) ProtoMessage() {}
 
 func (x *PutRealm) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[18]
+	mi := &file_charon_state_v1_state_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1937,7 @@ func (x *PutRealm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRealm.ProtoReflect.Descriptor instead.
 func (*PutRealm) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{18}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PutRealm) GetRealm() *Realm {
@@ -1871,7 +1964,7 @@ type PutNode struct {
 
 func (x *PutNode) Reset() {
 	*x = PutNode{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[19]
+	mi := &file_charon_state_v1_state_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +1976,7 @@ func (x *PutNode) String() string {
 func (*PutNode) ProtoMessage() {}
 
 func (x *PutNode) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[19]
+	mi := &file_charon_state_v1_state_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +1989,7 @@ func (x *PutNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
 func (*PutNode) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{19}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PutNode) GetNode() *Node {
@@ -1923,7 +2016,7 @@ type DeleteNode struct {
 
 func (x *DeleteNode) Reset() {
 	*x = DeleteNode{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[20]
+	mi := &file_charon_state_v1_state_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2028,7 @@ func (x *DeleteNode) String() string {
 func (*DeleteNode) ProtoMessage() {}
 
 func (x *DeleteNode) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[20]
+	mi := &file_charon_state_v1_state_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2041,7 @@ func (x *DeleteNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNode.ProtoReflect.Descriptor instead.
 func (*DeleteNode) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{20}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteNode) GetId() []byte {
@@ -1974,7 +2067,7 @@ type PutToken struct {
 
 func (x *PutToken) Reset() {
 	*x = PutToken{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[21]
+	mi := &file_charon_state_v1_state_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +2079,7 @@ func (x *PutToken) String() string {
 func (*PutToken) ProtoMessage() {}
 
 func (x *PutToken) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[21]
+	mi := &file_charon_state_v1_state_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +2092,7 @@ func (x *PutToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutToken.ProtoReflect.Descriptor instead.
 func (*PutToken) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{21}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PutToken) GetToken() *Token {
@@ -2018,7 +2111,7 @@ type DeleteToken struct {
 
 func (x *DeleteToken) Reset() {
 	*x = DeleteToken{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[22]
+	mi := &file_charon_state_v1_state_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2123,7 @@ func (x *DeleteToken) String() string {
 func (*DeleteToken) ProtoMessage() {}
 
 func (x *DeleteToken) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[22]
+	mi := &file_charon_state_v1_state_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2136,7 @@ func (x *DeleteToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteToken.ProtoReflect.Descriptor instead.
 func (*DeleteToken) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{22}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteToken) GetId() []byte {
@@ -2064,7 +2157,7 @@ type UseToken struct {
 
 func (x *UseToken) Reset() {
 	*x = UseToken{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[23]
+	mi := &file_charon_state_v1_state_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2076,7 +2169,7 @@ func (x *UseToken) String() string {
 func (*UseToken) ProtoMessage() {}
 
 func (x *UseToken) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[23]
+	mi := &file_charon_state_v1_state_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2089,7 +2182,7 @@ func (x *UseToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseToken.ProtoReflect.Descriptor instead.
 func (*UseToken) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{23}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UseToken) GetId() []byte {
@@ -2116,7 +2209,7 @@ type PutRole struct {
 
 func (x *PutRole) Reset() {
 	*x = PutRole{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[24]
+	mi := &file_charon_state_v1_state_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2128,7 +2221,7 @@ func (x *PutRole) String() string {
 func (*PutRole) ProtoMessage() {}
 
 func (x *PutRole) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[24]
+	mi := &file_charon_state_v1_state_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2141,7 +2234,7 @@ func (x *PutRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRole.ProtoReflect.Descriptor instead.
 func (*PutRole) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{24}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PutRole) GetRole() *Role {
@@ -2168,7 +2261,7 @@ type DeleteRole struct {
 
 func (x *DeleteRole) Reset() {
 	*x = DeleteRole{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[25]
+	mi := &file_charon_state_v1_state_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2180,7 +2273,7 @@ func (x *DeleteRole) String() string {
 func (*DeleteRole) ProtoMessage() {}
 
 func (x *DeleteRole) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[25]
+	mi := &file_charon_state_v1_state_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2193,7 +2286,7 @@ func (x *DeleteRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRole.ProtoReflect.Descriptor instead.
 func (*DeleteRole) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{25}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeleteRole) GetId() string {
@@ -2220,7 +2313,7 @@ type PutSecret struct {
 
 func (x *PutSecret) Reset() {
 	*x = PutSecret{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[26]
+	mi := &file_charon_state_v1_state_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2325,7 @@ func (x *PutSecret) String() string {
 func (*PutSecret) ProtoMessage() {}
 
 func (x *PutSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[26]
+	mi := &file_charon_state_v1_state_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2338,7 @@ func (x *PutSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSecret.ProtoReflect.Descriptor instead.
 func (*PutSecret) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{26}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PutSecret) GetSecret() *Secret {
@@ -2272,7 +2365,7 @@ type PutCluster struct {
 
 func (x *PutCluster) Reset() {
 	*x = PutCluster{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[27]
+	mi := &file_charon_state_v1_state_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +2377,7 @@ func (x *PutCluster) String() string {
 func (*PutCluster) ProtoMessage() {}
 
 func (x *PutCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[27]
+	mi := &file_charon_state_v1_state_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +2390,7 @@ func (x *PutCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCluster.ProtoReflect.Descriptor instead.
 func (*PutCluster) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{27}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PutCluster) GetCluster() *Cluster {
@@ -2323,7 +2416,7 @@ type SetFeatureLevel struct {
 
 func (x *SetFeatureLevel) Reset() {
 	*x = SetFeatureLevel{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[28]
+	mi := &file_charon_state_v1_state_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2335,7 +2428,7 @@ func (x *SetFeatureLevel) String() string {
 func (*SetFeatureLevel) ProtoMessage() {}
 
 func (x *SetFeatureLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[28]
+	mi := &file_charon_state_v1_state_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2348,7 +2441,7 @@ func (x *SetFeatureLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFeatureLevel.ProtoReflect.Descriptor instead.
 func (*SetFeatureLevel) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{28}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetFeatureLevel) GetLevel() uint32 {
@@ -2374,7 +2467,7 @@ type RenewNode struct {
 
 func (x *RenewNode) Reset() {
 	*x = RenewNode{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[29]
+	mi := &file_charon_state_v1_state_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2386,7 +2479,7 @@ func (x *RenewNode) String() string {
 func (*RenewNode) ProtoMessage() {}
 
 func (x *RenewNode) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[29]
+	mi := &file_charon_state_v1_state_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2399,7 +2492,7 @@ func (x *RenewNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewNode.ProtoReflect.Descriptor instead.
 func (*RenewNode) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{29}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RenewNode) GetId() []byte {
@@ -2455,7 +2548,7 @@ type SetAutoRemoval struct {
 
 func (x *SetAutoRemoval) Reset() {
 	*x = SetAutoRemoval{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[30]
+	mi := &file_charon_state_v1_state_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2467,7 +2560,7 @@ func (x *SetAutoRemoval) String() string {
 func (*SetAutoRemoval) ProtoMessage() {}
 
 func (x *SetAutoRemoval) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[30]
+	mi := &file_charon_state_v1_state_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2480,7 +2573,7 @@ func (x *SetAutoRemoval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAutoRemoval.ProtoReflect.Descriptor instead.
 func (*SetAutoRemoval) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{30}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetAutoRemoval) GetAfter() int64 {
@@ -2497,6 +2590,51 @@ func (x *SetAutoRemoval) GetVoters() uint32 {
 	return 0
 }
 
+// NoteBackup remembers the newest backup; one that is older than what is remembered changes nothing. Feature level 2.
+type NoteBackup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Note          *BackupNote            `protobuf:"bytes,1,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteBackup) Reset() {
+	*x = NoteBackup{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteBackup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteBackup) ProtoMessage() {}
+
+func (x *NoteBackup) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteBackup.ProtoReflect.Descriptor instead.
+func (*NoteBackup) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *NoteBackup) GetNote() *BackupNote {
+	if x != nil {
+		return x.Note
+	}
+	return nil
+}
+
 // All or nothing: the first failing part's result is the result, and nothing is written.
 type Batch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2507,7 +2645,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[31]
+	mi := &file_charon_state_v1_state_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2519,7 +2657,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[31]
+	mi := &file_charon_state_v1_state_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2532,7 +2670,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{31}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Batch) GetCommands() []*Command {
@@ -2571,6 +2709,7 @@ type Command struct {
 	//	*Command_Batch
 	//	*Command_RenewNode
 	//	*Command_SetAutoRemoval
+	//	*Command_NoteBackup
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2578,7 +2717,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[32]
+	mi := &file_charon_state_v1_state_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2590,7 +2729,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[32]
+	mi := &file_charon_state_v1_state_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2603,7 +2742,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{32}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Command) GetRequestId() []byte {
@@ -2805,6 +2944,15 @@ func (x *Command) GetSetAutoRemoval() *SetAutoRemoval {
 	return nil
 }
 
+func (x *Command) GetNoteBackup() *NoteBackup {
+	if x != nil {
+		if x, ok := x.Op.(*Command_NoteBackup); ok {
+			return x.NoteBackup
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -2885,6 +3033,10 @@ type Command_SetAutoRemoval struct {
 	SetAutoRemoval *SetAutoRemoval `protobuf:"bytes,31,opt,name=set_auto_removal,json=setAutoRemoval,proto3,oneof"`
 }
 
+type Command_NoteBackup struct {
+	NoteBackup *NoteBackup `protobuf:"bytes,35,opt,name=note_backup,json=noteBackup,proto3,oneof"`
+}
+
 func (*Command_PutPrincipal) isCommand_Op() {}
 
 func (*Command_DeletePrincipal) isCommand_Op() {}
@@ -2923,6 +3075,8 @@ func (*Command_RenewNode) isCommand_Op() {}
 
 func (*Command_SetAutoRemoval) isCommand_Op() {}
 
+func (*Command_NoteBackup) isCommand_Op() {}
+
 // Result is what Apply answers, and what the idempotency record keeps.
 type Result struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2938,7 +3092,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[33]
+	mi := &file_charon_state_v1_state_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3104,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[33]
+	mi := &file_charon_state_v1_state_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3117,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{33}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Result) GetCode() Code {
@@ -3020,7 +3174,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[34]
+	mi := &file_charon_state_v1_state_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3032,7 +3186,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[34]
+	mi := &file_charon_state_v1_state_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3045,7 +3199,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{34}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Outcome) GetRequestHash() []byte {
@@ -3211,7 +3365,7 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12)\n" +
 	"\x03key\x18\x03 \x01(\v2\x17.charon.state.v1.SealedR\x03key\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x04R\brevision\"\xd5\x02\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"\x93\x03\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
 	"\rdefault_realm\x18\x02 \x01(\tR\fdefaultRealm\x12#\n" +
@@ -3223,7 +3377,17 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\brevision\x18\a \x01(\x04R\brevision\x12*\n" +
 	"\x11auto_remove_after\x18\n" +
 	" \x01(\x03R\x0fautoRemoveAfter\x12,\n" +
-	"\x12auto_remove_voters\x18\v \x01(\rR\x10autoRemoveVoters\"i\n" +
+	"\x12auto_remove_voters\x18\v \x01(\rR\x10autoRemoveVoters\x12<\n" +
+	"\vlast_backup\x18\r \x01(\v2\x1b.charon.state.v1.BackupNoteR\n" +
+	"lastBackup\"\x90\x01\n" +
+	"\n" +
+	"BackupNote\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\fR\x06sha256\x12\x12\n" +
+	"\x04node\x18\x05 \x01(\tR\x04node\x12\x1a\n" +
+	"\bverified\x18\x06 \x01(\bR\bverified\"i\n" +
 	"\x06Expect\x12\x18\n" +
 	"\x06absent\x18\x01 \x01(\bH\x00R\x06absent\x12\x1c\n" +
 	"\brevision\x18\x02 \x01(\x04H\x00R\brevision\x12\x1a\n" +
@@ -3290,8 +3454,11 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\x0eSetAutoRemoval\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x03R\x05after\x12\x16\n" +
 	"\x06voters\x18\x02 \x01(\rR\x06voters\"=\n" +
+	"\n" +
+	"NoteBackup\x12/\n" +
+	"\x04note\x18\x01 \x01(\v2\x1b.charon.state.v1.BackupNoteR\x04note\"=\n" +
 	"\x05Batch\x124\n" +
-	"\bcommands\x18\x01 \x03(\v2\x18.charon.state.v1.CommandR\bcommands\"\xba\n" +
+	"\bcommands\x18\x01 \x03(\v2\x18.charon.state.v1.CommandR\bcommands\"\xfa\n" +
 	"\n" +
 	"\aCommand\x12\x1d\n" +
 	"\n" +
@@ -3323,7 +3490,9 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\x05batch\x18\x1a \x01(\v2\x16.charon.state.v1.BatchH\x00R\x05batch\x12;\n" +
 	"\n" +
 	"renew_node\x18\x1e \x01(\v2\x1a.charon.state.v1.RenewNodeH\x00R\trenewNode\x12K\n" +
-	"\x10set_auto_removal\x18\x1f \x01(\v2\x1f.charon.state.v1.SetAutoRemovalH\x00R\x0esetAutoRemovalB\x04\n" +
+	"\x10set_auto_removal\x18\x1f \x01(\v2\x1f.charon.state.v1.SetAutoRemovalH\x00R\x0esetAutoRemoval\x12>\n" +
+	"\vnote_backup\x18# \x01(\v2\x1b.charon.state.v1.NoteBackupH\x00R\n" +
+	"noteBackupB\x04\n" +
 	"\x02op\"\xb7\x01\n" +
 	"\x06Result\x12)\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x15.charon.state.v1.CodeR\x04code\x12\x18\n" +
@@ -3369,7 +3538,7 @@ func file_charon_state_v1_state_proto_rawDescGZIP() []byte {
 }
 
 var file_charon_state_v1_state_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_charon_state_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_charon_state_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_charon_state_v1_state_proto_goTypes = []any{
 	(KeyState)(0),           // 0: charon.state.v1.KeyState
 	(Code)(0),               // 1: charon.state.v1.Code
@@ -3385,88 +3554,93 @@ var file_charon_state_v1_state_proto_goTypes = []any{
 	(*Role)(nil),            // 11: charon.state.v1.Role
 	(*Secret)(nil),          // 12: charon.state.v1.Secret
 	(*Cluster)(nil),         // 13: charon.state.v1.Cluster
-	(*Expect)(nil),          // 14: charon.state.v1.Expect
-	(*PutPrincipal)(nil),    // 15: charon.state.v1.PutPrincipal
-	(*DeletePrincipal)(nil), // 16: charon.state.v1.DeletePrincipal
-	(*RenamePrincipal)(nil), // 17: charon.state.v1.RenamePrincipal
-	(*PutPolicy)(nil),       // 18: charon.state.v1.PutPolicy
-	(*DeletePolicy)(nil),    // 19: charon.state.v1.DeletePolicy
-	(*PutRealm)(nil),        // 20: charon.state.v1.PutRealm
-	(*PutNode)(nil),         // 21: charon.state.v1.PutNode
-	(*DeleteNode)(nil),      // 22: charon.state.v1.DeleteNode
-	(*PutToken)(nil),        // 23: charon.state.v1.PutToken
-	(*DeleteToken)(nil),     // 24: charon.state.v1.DeleteToken
-	(*UseToken)(nil),        // 25: charon.state.v1.UseToken
-	(*PutRole)(nil),         // 26: charon.state.v1.PutRole
-	(*DeleteRole)(nil),      // 27: charon.state.v1.DeleteRole
-	(*PutSecret)(nil),       // 28: charon.state.v1.PutSecret
-	(*PutCluster)(nil),      // 29: charon.state.v1.PutCluster
-	(*SetFeatureLevel)(nil), // 30: charon.state.v1.SetFeatureLevel
-	(*RenewNode)(nil),       // 31: charon.state.v1.RenewNode
-	(*SetAutoRemoval)(nil),  // 32: charon.state.v1.SetAutoRemoval
-	(*Batch)(nil),           // 33: charon.state.v1.Batch
-	(*Command)(nil),         // 34: charon.state.v1.Command
-	(*Result)(nil),          // 35: charon.state.v1.Result
-	(*Outcome)(nil),         // 36: charon.state.v1.Outcome
-	nil,                     // 37: charon.state.v1.Principal.StringsEntry
+	(*BackupNote)(nil),      // 14: charon.state.v1.BackupNote
+	(*Expect)(nil),          // 15: charon.state.v1.Expect
+	(*PutPrincipal)(nil),    // 16: charon.state.v1.PutPrincipal
+	(*DeletePrincipal)(nil), // 17: charon.state.v1.DeletePrincipal
+	(*RenamePrincipal)(nil), // 18: charon.state.v1.RenamePrincipal
+	(*PutPolicy)(nil),       // 19: charon.state.v1.PutPolicy
+	(*DeletePolicy)(nil),    // 20: charon.state.v1.DeletePolicy
+	(*PutRealm)(nil),        // 21: charon.state.v1.PutRealm
+	(*PutNode)(nil),         // 22: charon.state.v1.PutNode
+	(*DeleteNode)(nil),      // 23: charon.state.v1.DeleteNode
+	(*PutToken)(nil),        // 24: charon.state.v1.PutToken
+	(*DeleteToken)(nil),     // 25: charon.state.v1.DeleteToken
+	(*UseToken)(nil),        // 26: charon.state.v1.UseToken
+	(*PutRole)(nil),         // 27: charon.state.v1.PutRole
+	(*DeleteRole)(nil),      // 28: charon.state.v1.DeleteRole
+	(*PutSecret)(nil),       // 29: charon.state.v1.PutSecret
+	(*PutCluster)(nil),      // 30: charon.state.v1.PutCluster
+	(*SetFeatureLevel)(nil), // 31: charon.state.v1.SetFeatureLevel
+	(*RenewNode)(nil),       // 32: charon.state.v1.RenewNode
+	(*SetAutoRemoval)(nil),  // 33: charon.state.v1.SetAutoRemoval
+	(*NoteBackup)(nil),      // 34: charon.state.v1.NoteBackup
+	(*Batch)(nil),           // 35: charon.state.v1.Batch
+	(*Command)(nil),         // 36: charon.state.v1.Command
+	(*Result)(nil),          // 37: charon.state.v1.Result
+	(*Outcome)(nil),         // 38: charon.state.v1.Outcome
+	nil,                     // 39: charon.state.v1.Principal.StringsEntry
 }
 var file_charon_state_v1_state_proto_depIdxs = []int32{
 	2,  // 0: charon.state.v1.Key.key:type_name -> charon.state.v1.Sealed
 	0,  // 1: charon.state.v1.Key.state:type_name -> charon.state.v1.KeyState
 	3,  // 2: charon.state.v1.Principal.keys:type_name -> charon.state.v1.Key
 	5,  // 3: charon.state.v1.Principal.key_history:type_name -> charon.state.v1.KeyHistory
-	37, // 4: charon.state.v1.Principal.strings:type_name -> charon.state.v1.Principal.StringsEntry
+	39, // 4: charon.state.v1.Principal.strings:type_name -> charon.state.v1.Principal.StringsEntry
 	3,  // 5: charon.state.v1.KeyHistory.keys:type_name -> charon.state.v1.Key
 	9,  // 6: charon.state.v1.Node.retired_keys:type_name -> charon.state.v1.RetiredKey
 	2,  // 7: charon.state.v1.Secret.key:type_name -> charon.state.v1.Sealed
-	4,  // 8: charon.state.v1.PutPrincipal.principal:type_name -> charon.state.v1.Principal
-	14, // 9: charon.state.v1.PutPrincipal.expect:type_name -> charon.state.v1.Expect
-	14, // 10: charon.state.v1.DeletePrincipal.expect:type_name -> charon.state.v1.Expect
-	14, // 11: charon.state.v1.RenamePrincipal.expect:type_name -> charon.state.v1.Expect
-	4,  // 12: charon.state.v1.RenamePrincipal.principal:type_name -> charon.state.v1.Principal
-	6,  // 13: charon.state.v1.PutPolicy.policy:type_name -> charon.state.v1.Policy
-	14, // 14: charon.state.v1.PutPolicy.expect:type_name -> charon.state.v1.Expect
-	14, // 15: charon.state.v1.DeletePolicy.expect:type_name -> charon.state.v1.Expect
-	7,  // 16: charon.state.v1.PutRealm.realm:type_name -> charon.state.v1.Realm
-	14, // 17: charon.state.v1.PutRealm.expect:type_name -> charon.state.v1.Expect
-	8,  // 18: charon.state.v1.PutNode.node:type_name -> charon.state.v1.Node
-	14, // 19: charon.state.v1.PutNode.expect:type_name -> charon.state.v1.Expect
-	14, // 20: charon.state.v1.DeleteNode.expect:type_name -> charon.state.v1.Expect
-	10, // 21: charon.state.v1.PutToken.token:type_name -> charon.state.v1.Token
-	11, // 22: charon.state.v1.PutRole.role:type_name -> charon.state.v1.Role
-	14, // 23: charon.state.v1.PutRole.expect:type_name -> charon.state.v1.Expect
-	14, // 24: charon.state.v1.DeleteRole.expect:type_name -> charon.state.v1.Expect
-	12, // 25: charon.state.v1.PutSecret.secret:type_name -> charon.state.v1.Secret
-	14, // 26: charon.state.v1.PutSecret.expect:type_name -> charon.state.v1.Expect
-	13, // 27: charon.state.v1.PutCluster.cluster:type_name -> charon.state.v1.Cluster
-	14, // 28: charon.state.v1.PutCluster.expect:type_name -> charon.state.v1.Expect
-	34, // 29: charon.state.v1.Batch.commands:type_name -> charon.state.v1.Command
-	15, // 30: charon.state.v1.Command.put_principal:type_name -> charon.state.v1.PutPrincipal
-	16, // 31: charon.state.v1.Command.delete_principal:type_name -> charon.state.v1.DeletePrincipal
-	17, // 32: charon.state.v1.Command.rename_principal:type_name -> charon.state.v1.RenamePrincipal
-	18, // 33: charon.state.v1.Command.put_policy:type_name -> charon.state.v1.PutPolicy
-	19, // 34: charon.state.v1.Command.delete_policy:type_name -> charon.state.v1.DeletePolicy
-	20, // 35: charon.state.v1.Command.put_realm:type_name -> charon.state.v1.PutRealm
-	21, // 36: charon.state.v1.Command.put_node:type_name -> charon.state.v1.PutNode
-	22, // 37: charon.state.v1.Command.delete_node:type_name -> charon.state.v1.DeleteNode
-	23, // 38: charon.state.v1.Command.put_token:type_name -> charon.state.v1.PutToken
-	24, // 39: charon.state.v1.Command.delete_token:type_name -> charon.state.v1.DeleteToken
-	25, // 40: charon.state.v1.Command.use_token:type_name -> charon.state.v1.UseToken
-	26, // 41: charon.state.v1.Command.put_role:type_name -> charon.state.v1.PutRole
-	27, // 42: charon.state.v1.Command.delete_role:type_name -> charon.state.v1.DeleteRole
-	28, // 43: charon.state.v1.Command.put_secret:type_name -> charon.state.v1.PutSecret
-	29, // 44: charon.state.v1.Command.put_cluster:type_name -> charon.state.v1.PutCluster
-	30, // 45: charon.state.v1.Command.set_feature_level:type_name -> charon.state.v1.SetFeatureLevel
-	33, // 46: charon.state.v1.Command.batch:type_name -> charon.state.v1.Batch
-	31, // 47: charon.state.v1.Command.renew_node:type_name -> charon.state.v1.RenewNode
-	32, // 48: charon.state.v1.Command.set_auto_removal:type_name -> charon.state.v1.SetAutoRemoval
-	1,  // 49: charon.state.v1.Result.code:type_name -> charon.state.v1.Code
-	35, // 50: charon.state.v1.Outcome.result:type_name -> charon.state.v1.Result
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	14, // 8: charon.state.v1.Cluster.last_backup:type_name -> charon.state.v1.BackupNote
+	4,  // 9: charon.state.v1.PutPrincipal.principal:type_name -> charon.state.v1.Principal
+	15, // 10: charon.state.v1.PutPrincipal.expect:type_name -> charon.state.v1.Expect
+	15, // 11: charon.state.v1.DeletePrincipal.expect:type_name -> charon.state.v1.Expect
+	15, // 12: charon.state.v1.RenamePrincipal.expect:type_name -> charon.state.v1.Expect
+	4,  // 13: charon.state.v1.RenamePrincipal.principal:type_name -> charon.state.v1.Principal
+	6,  // 14: charon.state.v1.PutPolicy.policy:type_name -> charon.state.v1.Policy
+	15, // 15: charon.state.v1.PutPolicy.expect:type_name -> charon.state.v1.Expect
+	15, // 16: charon.state.v1.DeletePolicy.expect:type_name -> charon.state.v1.Expect
+	7,  // 17: charon.state.v1.PutRealm.realm:type_name -> charon.state.v1.Realm
+	15, // 18: charon.state.v1.PutRealm.expect:type_name -> charon.state.v1.Expect
+	8,  // 19: charon.state.v1.PutNode.node:type_name -> charon.state.v1.Node
+	15, // 20: charon.state.v1.PutNode.expect:type_name -> charon.state.v1.Expect
+	15, // 21: charon.state.v1.DeleteNode.expect:type_name -> charon.state.v1.Expect
+	10, // 22: charon.state.v1.PutToken.token:type_name -> charon.state.v1.Token
+	11, // 23: charon.state.v1.PutRole.role:type_name -> charon.state.v1.Role
+	15, // 24: charon.state.v1.PutRole.expect:type_name -> charon.state.v1.Expect
+	15, // 25: charon.state.v1.DeleteRole.expect:type_name -> charon.state.v1.Expect
+	12, // 26: charon.state.v1.PutSecret.secret:type_name -> charon.state.v1.Secret
+	15, // 27: charon.state.v1.PutSecret.expect:type_name -> charon.state.v1.Expect
+	13, // 28: charon.state.v1.PutCluster.cluster:type_name -> charon.state.v1.Cluster
+	15, // 29: charon.state.v1.PutCluster.expect:type_name -> charon.state.v1.Expect
+	14, // 30: charon.state.v1.NoteBackup.note:type_name -> charon.state.v1.BackupNote
+	36, // 31: charon.state.v1.Batch.commands:type_name -> charon.state.v1.Command
+	16, // 32: charon.state.v1.Command.put_principal:type_name -> charon.state.v1.PutPrincipal
+	17, // 33: charon.state.v1.Command.delete_principal:type_name -> charon.state.v1.DeletePrincipal
+	18, // 34: charon.state.v1.Command.rename_principal:type_name -> charon.state.v1.RenamePrincipal
+	19, // 35: charon.state.v1.Command.put_policy:type_name -> charon.state.v1.PutPolicy
+	20, // 36: charon.state.v1.Command.delete_policy:type_name -> charon.state.v1.DeletePolicy
+	21, // 37: charon.state.v1.Command.put_realm:type_name -> charon.state.v1.PutRealm
+	22, // 38: charon.state.v1.Command.put_node:type_name -> charon.state.v1.PutNode
+	23, // 39: charon.state.v1.Command.delete_node:type_name -> charon.state.v1.DeleteNode
+	24, // 40: charon.state.v1.Command.put_token:type_name -> charon.state.v1.PutToken
+	25, // 41: charon.state.v1.Command.delete_token:type_name -> charon.state.v1.DeleteToken
+	26, // 42: charon.state.v1.Command.use_token:type_name -> charon.state.v1.UseToken
+	27, // 43: charon.state.v1.Command.put_role:type_name -> charon.state.v1.PutRole
+	28, // 44: charon.state.v1.Command.delete_role:type_name -> charon.state.v1.DeleteRole
+	29, // 45: charon.state.v1.Command.put_secret:type_name -> charon.state.v1.PutSecret
+	30, // 46: charon.state.v1.Command.put_cluster:type_name -> charon.state.v1.PutCluster
+	31, // 47: charon.state.v1.Command.set_feature_level:type_name -> charon.state.v1.SetFeatureLevel
+	35, // 48: charon.state.v1.Command.batch:type_name -> charon.state.v1.Batch
+	32, // 49: charon.state.v1.Command.renew_node:type_name -> charon.state.v1.RenewNode
+	33, // 50: charon.state.v1.Command.set_auto_removal:type_name -> charon.state.v1.SetAutoRemoval
+	34, // 51: charon.state.v1.Command.note_backup:type_name -> charon.state.v1.NoteBackup
+	1,  // 52: charon.state.v1.Result.code:type_name -> charon.state.v1.Code
+	37, // 53: charon.state.v1.Outcome.result:type_name -> charon.state.v1.Result
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_charon_state_v1_state_proto_init() }
@@ -3474,12 +3648,12 @@ func file_charon_state_v1_state_proto_init() {
 	if File_charon_state_v1_state_proto != nil {
 		return
 	}
-	file_charon_state_v1_state_proto_msgTypes[12].OneofWrappers = []any{
+	file_charon_state_v1_state_proto_msgTypes[13].OneofWrappers = []any{
 		(*Expect_Absent)(nil),
 		(*Expect_Revision)(nil),
 		(*Expect_Present)(nil),
 	}
-	file_charon_state_v1_state_proto_msgTypes[32].OneofWrappers = []any{
+	file_charon_state_v1_state_proto_msgTypes[34].OneofWrappers = []any{
 		(*Command_PutPrincipal)(nil),
 		(*Command_DeletePrincipal)(nil),
 		(*Command_RenamePrincipal)(nil),
@@ -3499,6 +3673,7 @@ func file_charon_state_v1_state_proto_init() {
 		(*Command_Batch)(nil),
 		(*Command_RenewNode)(nil),
 		(*Command_SetAutoRemoval)(nil),
+		(*Command_NoteBackup)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3506,7 +3681,7 @@ func file_charon_state_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_charon_state_v1_state_proto_rawDesc), len(file_charon_state_v1_state_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
