@@ -44,7 +44,10 @@ func executeOne(o *overlay, cmd *statev1.Command) (*statev1.Result, error) {
 		return remove(o, roles, KindRole, op.DeleteRole.GetId(), new(statev1.Role), op.DeleteRole.GetExpect())
 	case *statev1.Command_PutSecret:
 		s := op.PutSecret.GetSecret()
-		return put(o, secrets, KindSecret, s.GetName(), checkLabel("secret", s.GetName()), s, op.PutSecret.GetExpect(), nil)
+		return put(o, secrets, KindSecret, s.GetName(), checkLabel("secret", s.GetName()), s, op.PutSecret.GetExpect(),
+			func(old *statev1.Secret, _ bool) (*statev1.Result, error) {
+				return sealedNow(o, "the secret", []*statev1.Sealed{s.GetKey()}, []*statev1.Sealed{old.GetKey()})
+			})
 	case *statev1.Command_PutCluster:
 		return putCluster(o, op.PutCluster)
 	case *statev1.Command_SetFeatureLevel:
@@ -55,6 +58,18 @@ func executeOne(o *overlay, cmd *statev1.Command) (*statev1.Result, error) {
 		return setAutoRemoval(o, op.SetAutoRemoval)
 	case *statev1.Command_NoteBackup:
 		return noteBackup(o, op.NoteBackup.GetNote())
+	case *statev1.Command_StageMasterKey:
+		return stageMasterKey(o, op.StageMasterKey)
+	case *statev1.Command_ActivateMasterKey:
+		return activateMasterKey(o, op.ActivateMasterKey)
+	case *statev1.Command_Reseal:
+		return reseal(o, op.Reseal)
+	case *statev1.Command_FinishReseal:
+		return finishReseal(o, op.FinishReseal)
+	case *statev1.Command_RetireMasterKeys:
+		return retireMasterKeys(o, op.RetireMasterKeys)
+	case *statev1.Command_DropRetired:
+		return dropRetired(o, op.DropRetired)
 	}
 	return nil, fmt.Errorf("%w: operation %T", ErrTooNew, cmd.GetOp())
 }

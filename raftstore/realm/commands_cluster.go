@@ -76,7 +76,8 @@ func useToken(o *overlay, c *statev1.UseToken) (*statev1.Result, error) {
 	return ok(0), nil
 }
 
-// putCluster never changes the cluster's id, and leaves the feature level to setFeatureLevel once there is one, and backups to noteBackup.
+// putCluster never changes the cluster's id, and leaves the feature level to setFeatureLevel once there is one, backups to noteBackup
+// and the master key to its rotation.
 func putCluster(o *overlay, c *statev1.PutCluster) (*statev1.Result, error) {
 	m := c.GetCluster()
 	return put(o, cluster, KindCluster, clusterKey, checkID("cluster", m.GetId(), 16), m, c.GetExpect(),
@@ -87,6 +88,7 @@ func putCluster(o *overlay, c *statev1.PutCluster) (*statev1.Result, error) {
 			if found {
 				m.AutoRemoveAfter, m.AutoRemoveVoters = old.GetAutoRemoveAfter(), old.GetAutoRemoveVoters()
 				m.FeatureLevel, m.LastBackup = old.GetFeatureLevel(), old.GetLastBackup()
+				keepMasterKey(m, old)
 			}
 			o.featureLevel = m.GetFeatureLevel()
 			return nil, nil

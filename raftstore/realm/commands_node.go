@@ -125,11 +125,15 @@ func admitNode(o *overlay, n *statev1.Node) (*statev1.Result, error) {
 	return nil, nil
 }
 
-// deleteNode takes the token that let the node in away with it: a removed node does not come back by resuming its join.
+// deleteNode takes the token that let the node in away with it: a removed node does not come back by resuming its join. A master key that
+// was staged while it was there is given up.
 func deleteNode(o *overlay, c *statev1.DeleteNode) (*statev1.Result, error) {
 	old := new(statev1.Node)
 	r, err := remove(o, nodes, KindNode, string(c.GetId()), old, c.GetExpect())
-	if err != nil || r.GetCode() != statev1.Code_CODE_OK || len(old.GetTokenId()) == 0 {
+	if err != nil || r.GetCode() != statev1.Code_CODE_OK {
+		return r, err
+	}
+	if err := giveUpStaged(o); err != nil || len(old.GetTokenId()) == 0 {
 		return r, err
 	}
 	token := string(old.GetTokenId())

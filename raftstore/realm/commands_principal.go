@@ -47,6 +47,9 @@ func putPrincipal(o *overlay, c *statev1.PutPrincipal) (*statev1.Result, error) 
 					return r, err
 				}
 			}
+			if r, err := sealedNow(o, printable(KindPrincipal, key), boxesOf(p), boxesOf(old)); err != nil || r != nil {
+				return r, err
+			}
 			return moveAliases(o, old, p, key)
 		})
 }
@@ -130,6 +133,9 @@ func renamePrincipal(o *overlay, c *statev1.RenamePrincipal) (*statev1.Result, e
 		return refuse(statev1.Code_CODE_EXISTS, "principal %q exists", printable(KindPrincipal, key)), err
 	}
 	if r, err := takenAsAlias(o, key, oldKey); err != nil || r != nil {
+		return r, err
+	}
+	if r, err := sealedNow(o, printable(KindPrincipal, key), boxesOf(p), boxesOf(&old)); err != nil || r != nil {
 		return r, err
 	}
 	if r, err := moveAliases(o, &old, p, key); err != nil || r != nil {

@@ -30,7 +30,7 @@ func randomCommand(r *rand.Rand, now int64, depth int) *statev1.Command {
 	}
 	short := func() string { return string(rune('a' + r.IntN(4))) }
 	var cmd *statev1.Command
-	switch r.IntN(20) {
+	switch r.IntN(22) {
 	case 0, 1, 2, 3, 4:
 		cmd = putP(p(), expect())
 	case 5, 6:
@@ -59,6 +59,8 @@ func randomCommand(r *rand.Rand, now int64, depth int) *statev1.Command {
 		cmd = putS(short(), expect())
 	case 18:
 		cmd = []*statev1.Command{putC("c", 1, expect()), setLevel(uint32(r.IntN(2)))}[r.IntN(2)]
+	case 19, 20:
+		cmd = randomRotation(r, text)
 	default:
 		var parts []*statev1.Command
 		for range r.IntN(5) {

@@ -3874,6 +3874,8 @@ type Realm struct {
 	MaxRenewableLife int64                  `protobuf:"varint,3,opt,name=max_renewable_life,json=maxRenewableLife,proto3" json:"max_renewable_life,omitempty"` // seconds, 60 or more
 	Etypes           []int32                `protobuf:"varint,4,rep,packed,name=etypes,proto3" json:"etypes,omitempty"`                                        // in order of preference
 	Revision         uint64                 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	KrbtgtRotation   int64                  `protobuf:"varint,6,opt,name=krbtgt_rotation,json=krbtgtRotation,proto3" json:"krbtgt_rotation,omitempty"`      // seconds from one rotation of krbtgt's keys to the next; negative: none by itself
+	KrbtgtRotatesAt  int64                  `protobuf:"varint,7,opt,name=krbtgt_rotates_at,json=krbtgtRotatesAt,proto3" json:"krbtgt_rotates_at,omitempty"` // ms since the epoch, when the next is due; 0: never
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -3939,6 +3941,20 @@ func (x *Realm) GetEtypes() []int32 {
 func (x *Realm) GetRevision() uint64 {
 	if x != nil {
 		return x.Revision
+	}
+	return 0
+}
+
+func (x *Realm) GetKrbtgtRotation() int64 {
+	if x != nil {
+		return x.KrbtgtRotation
+	}
+	return 0
+}
+
+func (x *Realm) GetKrbtgtRotatesAt() int64 {
+	if x != nil {
+		return x.KrbtgtRotatesAt
 	}
 	return 0
 }
@@ -4078,7 +4094,8 @@ type UpdateRealmRequest struct {
 	ExpectedRevision uint64                 `protobuf:"varint,3,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
 	MaxLife          *int64                 `protobuf:"varint,4,opt,name=max_life,json=maxLife,proto3,oneof" json:"max_life,omitempty"`
 	MaxRenewableLife *int64                 `protobuf:"varint,5,opt,name=max_renewable_life,json=maxRenewableLife,proto3,oneof" json:"max_renewable_life,omitempty"`
-	Etypes           []int32                `protobuf:"varint,6,rep,packed,name=etypes,proto3" json:"etypes,omitempty"` // empty: as it was
+	Etypes           []int32                `protobuf:"varint,6,rep,packed,name=etypes,proto3" json:"etypes,omitempty"`                                      // empty: as it was
+	KrbtgtRotation   *int64                 `protobuf:"varint,7,opt,name=krbtgt_rotation,json=krbtgtRotation,proto3,oneof" json:"krbtgt_rotation,omitempty"` // seconds, an hour or more; negative: none by itself; 0: the default of 90 days
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -4153,6 +4170,13 @@ func (x *UpdateRealmRequest) GetEtypes() []int32 {
 		return x.Etypes
 	}
 	return nil
+}
+
+func (x *UpdateRealmRequest) GetKrbtgtRotation() int64 {
+	if x != nil && x.KrbtgtRotation != nil {
+		return *x.KrbtgtRotation
+	}
+	return 0
 }
 
 type UpdateRealmResponse struct {
@@ -6045,13 +6069,15 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x12\x16\n" +
 	"\x06caller\x18\x02 \x01(\tR\x06caller\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\bR\x04root\x12+\n" +
-	"\x05roles\x18\x04 \x03(\v2\x15.charon.admin.v1.RoleR\x05roles\"\x98\x01\n" +
+	"\x05roles\x18\x04 \x03(\v2\x15.charon.admin.v1.RoleR\x05roles\"\xed\x01\n" +
 	"\x05Realm\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bmax_life\x18\x02 \x01(\x03R\amaxLife\x12,\n" +
 	"\x12max_renewable_life\x18\x03 \x01(\x03R\x10maxRenewableLife\x12\x16\n" +
 	"\x06etypes\x18\x04 \x03(\x05R\x06etypes\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x04R\brevision\"e\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\x12'\n" +
+	"\x0fkrbtgt_rotation\x18\x06 \x01(\x03R\x0ekrbtgtRotation\x12*\n" +
+	"\x11krbtgt_rotates_at\x18\a \x01(\x03R\x0fkrbtgtRotatesAt\"e\n" +
 	"\x0fGetRealmRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12>\n" +
 	"\vconsistency\x18\x02 \x01(\x0e2\x1c.charon.admin.v1.ConsistencyR\vconsistency\"\xdc\x01\n" +
@@ -6061,7 +6087,7 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x03 \x01(\fR\tclusterId\x12#\n" +
 	"\rfeature_level\x18\x04 \x01(\rR\ffeatureLevel\x12+\n" +
-	"\x05nodes\x18\x05 \x03(\v2\x15.charon.admin.v1.NodeR\x05nodes\"\x83\x02\n" +
+	"\x05nodes\x18\x05 \x03(\v2\x15.charon.admin.v1.NodeR\x05nodes\"\xc5\x02\n" +
 	"\x12UpdateRealmRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12\x12\n" +
@@ -6069,9 +6095,11 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x11expected_revision\x18\x03 \x01(\x04R\x10expectedRevision\x12\x1e\n" +
 	"\bmax_life\x18\x04 \x01(\x03H\x00R\amaxLife\x88\x01\x01\x121\n" +
 	"\x12max_renewable_life\x18\x05 \x01(\x03H\x01R\x10maxRenewableLife\x88\x01\x01\x12\x16\n" +
-	"\x06etypes\x18\x06 \x03(\x05R\x06etypesB\v\n" +
+	"\x06etypes\x18\x06 \x03(\x05R\x06etypes\x12,\n" +
+	"\x0fkrbtgt_rotation\x18\a \x01(\x03H\x02R\x0ekrbtgtRotation\x88\x01\x01B\v\n" +
 	"\t_max_lifeB\x15\n" +
-	"\x13_max_renewable_life\"n\n" +
+	"\x13_max_renewable_lifeB\x12\n" +
+	"\x10_krbtgt_rotation\"n\n" +
 	"\x13UpdateRealmResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x12,\n" +
 	"\x05realm\x18\x02 \x01(\v2\x16.charon.admin.v1.RealmR\x05realm\"\xc6\x02\n" +

@@ -459,9 +459,13 @@ type InfoResponse struct {
 	// The members that this node has not heard of for a while.
 	Silent []*Silence `protobuf:"bytes,22,rep,name=silent,proto3" json:"silent,omitempty"`
 	// With vouch: the answering node's applied state held everything that was acknowledged when it was asked.
-	Current       bool `protobuf:"varint,23,opt,name=current,proto3" json:"current,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Current bool `protobuf:"varint,23,opt,name=current,proto3" json:"current,omitempty"`
+	// Versions of the master key that the node has on disk, ascending.
+	MasterKeyVersions []uint32 `protobuf:"varint,25,rep,packed,name=master_key_versions,json=masterKeyVersions,proto3" json:"master_key_versions,omitempty"`
+	// Why the node can't take another version; empty: it can.
+	MasterKeyFixed string `protobuf:"bytes,26,opt,name=master_key_fixed,json=masterKeyFixed,proto3" json:"master_key_fixed,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *InfoResponse) Reset() {
@@ -634,6 +638,20 @@ func (x *InfoResponse) GetCurrent() bool {
 	return false
 }
 
+func (x *InfoResponse) GetMasterKeyVersions() []uint32 {
+	if x != nil {
+		return x.MasterKeyVersions
+	}
+	return nil
+}
+
+func (x *InfoResponse) GetMasterKeyFixed() string {
+	if x != nil {
+		return x.MasterKeyFixed
+	}
+	return ""
+}
+
 // Silence is how long a member has not answered.
 type Silence struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -687,6 +705,182 @@ func (x *Silence) GetFor() int64 {
 	return 0
 }
 
+type TakeMasterKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Key           []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"` // 32 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeMasterKeyRequest) Reset() {
+	*x = TakeMasterKeyRequest{}
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeMasterKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeMasterKeyRequest) ProtoMessage() {}
+
+func (x *TakeMasterKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeMasterKeyRequest.ProtoReflect.Descriptor instead.
+func (*TakeMasterKeyRequest) Descriptor() ([]byte, []int) {
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *TakeMasterKeyRequest) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *TakeMasterKeyRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+type TakeMasterKeyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeMasterKeyResponse) Reset() {
+	*x = TakeMasterKeyResponse{}
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeMasterKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeMasterKeyResponse) ProtoMessage() {}
+
+func (x *TakeMasterKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeMasterKeyResponse.ProtoReflect.Descriptor instead.
+func (*TakeMasterKeyResponse) Descriptor() ([]byte, []int) {
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{10}
+}
+
+type GiveMasterKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GiveMasterKeyRequest) Reset() {
+	*x = GiveMasterKeyRequest{}
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GiveMasterKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GiveMasterKeyRequest) ProtoMessage() {}
+
+func (x *GiveMasterKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GiveMasterKeyRequest.ProtoReflect.Descriptor instead.
+func (*GiveMasterKeyRequest) Descriptor() ([]byte, []int) {
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *GiveMasterKeyRequest) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type GiveMasterKeyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GiveMasterKeyResponse) Reset() {
+	*x = GiveMasterKeyResponse{}
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GiveMasterKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GiveMasterKeyResponse) ProtoMessage() {}
+
+func (x *GiveMasterKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GiveMasterKeyResponse.ProtoReflect.Descriptor instead.
+func (*GiveMasterKeyResponse) Descriptor() ([]byte, []int) {
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *GiveMasterKeyResponse) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
 type Member struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -698,7 +892,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +904,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +917,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Member) GetId() []byte {
@@ -757,7 +951,7 @@ type TransferRequest struct {
 
 func (x *TransferRequest) Reset() {
 	*x = TransferRequest{}
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +963,7 @@ func (x *TransferRequest) String() string {
 func (*TransferRequest) ProtoMessage() {}
 
 func (x *TransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +976,7 @@ func (x *TransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
 func (*TransferRequest) Descriptor() ([]byte, []int) {
-	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TransferRequest) GetReplay() bool {
@@ -807,7 +1001,7 @@ type TransferResponse struct {
 
 func (x *TransferResponse) Reset() {
 	*x = TransferResponse{}
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +1013,7 @@ func (x *TransferResponse) String() string {
 func (*TransferResponse) ProtoMessage() {}
 
 func (x *TransferResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +1026,7 @@ func (x *TransferResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResponse.ProtoReflect.Descriptor instead.
 func (*TransferResponse) Descriptor() ([]byte, []int) {
-	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 var File_charon_peer_v1_peer_proto protoreflect.FileDescriptor
@@ -863,7 +1057,7 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\vInfoRequest\x12!\n" +
 	"\fpeer_address\x18\x16 \x01(\tR\vpeerAddress\x12!\n" +
 	"\fboot_counter\x18\x17 \x01(\x04R\vbootCounter\x12\x14\n" +
-	"\x05vouch\x18\x18 \x01(\bR\x05vouch\"\xb3\x05\n" +
+	"\x05vouch\x18\x18 \x01(\bR\x05vouch\"\x8d\x06\n" +
 	"\fInfoResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1b\n" +
 	"\treplay_id\x18\x02 \x01(\fR\breplayId\x12\x12\n" +
@@ -886,10 +1080,20 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\amembers\x18\x11 \x03(\v2\x16.charon.peer.v1.MemberR\amembers\x121\n" +
 	"\x15boot_counter_of_asker\x18\x12 \x01(\x04R\x12bootCounterOfAsker\x12/\n" +
 	"\x06silent\x18\x16 \x03(\v2\x17.charon.peer.v1.SilenceR\x06silent\x12\x18\n" +
-	"\acurrent\x18\x17 \x01(\bR\acurrent\"+\n" +
+	"\acurrent\x18\x17 \x01(\bR\acurrent\x12.\n" +
+	"\x13master_key_versions\x18\x19 \x03(\rR\x11masterKeyVersions\x12(\n" +
+	"\x10master_key_fixed\x18\x1a \x01(\tR\x0emasterKeyFixed\"+\n" +
 	"\aSilence\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x10\n" +
-	"\x03for\x18\x02 \x01(\x03R\x03for\"Q\n" +
+	"\x03for\x18\x02 \x01(\x03R\x03for\"B\n" +
+	"\x14TakeMasterKeyRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\"\x17\n" +
+	"\x15TakeMasterKeyResponse\"0\n" +
+	"\x14GiveMasterKeyRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\")\n" +
+	"\x15GiveMasterKeyResponse\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\"Q\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x14\n" +
@@ -897,13 +1101,15 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\x0fTransferRequest\x12\x16\n" +
 	"\x06replay\x18\x01 \x01(\bR\x06replay\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\fR\x02to\"\x12\n" +
-	"\x10TransferResponse2\x82\x03\n" +
+	"\x10TransferResponse2\xbe\x04\n" +
 	"\x04Peer\x12J\n" +
 	"\aPropose\x12\x1e.charon.peer.v1.ProposeRequest\x1a\x1f.charon.peer.v1.ProposeResponse\x12V\n" +
 	"\vWaitApplied\x12\".charon.peer.v1.WaitAppliedRequest\x1a#.charon.peer.v1.WaitAppliedResponse\x12D\n" +
 	"\x05Lease\x12\x1c.charon.peer.v1.LeaseRequest\x1a\x1d.charon.peer.v1.LeaseResponse\x12A\n" +
 	"\x04Info\x12\x1b.charon.peer.v1.InfoRequest\x1a\x1c.charon.peer.v1.InfoResponse\x12M\n" +
-	"\bTransfer\x12\x1f.charon.peer.v1.TransferRequest\x1a .charon.peer.v1.TransferResponseB:Z8github.com/charon-kdc/charon/proto/charon/peer/v1;peerv1b\x06proto3"
+	"\bTransfer\x12\x1f.charon.peer.v1.TransferRequest\x1a .charon.peer.v1.TransferResponse\x12\\\n" +
+	"\rTakeMasterKey\x12$.charon.peer.v1.TakeMasterKeyRequest\x1a%.charon.peer.v1.TakeMasterKeyResponse\x12\\\n" +
+	"\rGiveMasterKey\x12$.charon.peer.v1.GiveMasterKeyRequest\x1a%.charon.peer.v1.GiveMasterKeyResponseB:Z8github.com/charon-kdc/charon/proto/charon/peer/v1;peerv1b\x06proto3"
 
 var (
 	file_charon_peer_v1_peer_proto_rawDescOnce sync.Once
@@ -918,42 +1124,50 @@ func file_charon_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_charon_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_charon_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_charon_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_charon_peer_v1_peer_proto_goTypes = []any{
-	(ProposeResponse_Outcome)(0), // 0: charon.peer.v1.ProposeResponse.Outcome
-	(*ProposeRequest)(nil),       // 1: charon.peer.v1.ProposeRequest
-	(*ProposeResponse)(nil),      // 2: charon.peer.v1.ProposeResponse
-	(*WaitAppliedRequest)(nil),   // 3: charon.peer.v1.WaitAppliedRequest
-	(*WaitAppliedResponse)(nil),  // 4: charon.peer.v1.WaitAppliedResponse
-	(*LeaseRequest)(nil),         // 5: charon.peer.v1.LeaseRequest
-	(*LeaseResponse)(nil),        // 6: charon.peer.v1.LeaseResponse
-	(*InfoRequest)(nil),          // 7: charon.peer.v1.InfoRequest
-	(*InfoResponse)(nil),         // 8: charon.peer.v1.InfoResponse
-	(*Silence)(nil),              // 9: charon.peer.v1.Silence
-	(*Member)(nil),               // 10: charon.peer.v1.Member
-	(*TransferRequest)(nil),      // 11: charon.peer.v1.TransferRequest
-	(*TransferResponse)(nil),     // 12: charon.peer.v1.TransferResponse
-	(*v1.Command)(nil),           // 13: charon.state.v1.Command
-	(*v1.Result)(nil),            // 14: charon.state.v1.Result
+	(ProposeResponse_Outcome)(0),  // 0: charon.peer.v1.ProposeResponse.Outcome
+	(*ProposeRequest)(nil),        // 1: charon.peer.v1.ProposeRequest
+	(*ProposeResponse)(nil),       // 2: charon.peer.v1.ProposeResponse
+	(*WaitAppliedRequest)(nil),    // 3: charon.peer.v1.WaitAppliedRequest
+	(*WaitAppliedResponse)(nil),   // 4: charon.peer.v1.WaitAppliedResponse
+	(*LeaseRequest)(nil),          // 5: charon.peer.v1.LeaseRequest
+	(*LeaseResponse)(nil),         // 6: charon.peer.v1.LeaseResponse
+	(*InfoRequest)(nil),           // 7: charon.peer.v1.InfoRequest
+	(*InfoResponse)(nil),          // 8: charon.peer.v1.InfoResponse
+	(*Silence)(nil),               // 9: charon.peer.v1.Silence
+	(*TakeMasterKeyRequest)(nil),  // 10: charon.peer.v1.TakeMasterKeyRequest
+	(*TakeMasterKeyResponse)(nil), // 11: charon.peer.v1.TakeMasterKeyResponse
+	(*GiveMasterKeyRequest)(nil),  // 12: charon.peer.v1.GiveMasterKeyRequest
+	(*GiveMasterKeyResponse)(nil), // 13: charon.peer.v1.GiveMasterKeyResponse
+	(*Member)(nil),                // 14: charon.peer.v1.Member
+	(*TransferRequest)(nil),       // 15: charon.peer.v1.TransferRequest
+	(*TransferResponse)(nil),      // 16: charon.peer.v1.TransferResponse
+	(*v1.Command)(nil),            // 17: charon.state.v1.Command
+	(*v1.Result)(nil),             // 18: charon.state.v1.Result
 }
 var file_charon_peer_v1_peer_proto_depIdxs = []int32{
-	13, // 0: charon.peer.v1.ProposeRequest.command:type_name -> charon.state.v1.Command
+	17, // 0: charon.peer.v1.ProposeRequest.command:type_name -> charon.state.v1.Command
 	0,  // 1: charon.peer.v1.ProposeResponse.outcome:type_name -> charon.peer.v1.ProposeResponse.Outcome
-	14, // 2: charon.peer.v1.ProposeResponse.result:type_name -> charon.state.v1.Result
-	10, // 3: charon.peer.v1.InfoResponse.members:type_name -> charon.peer.v1.Member
+	18, // 2: charon.peer.v1.ProposeResponse.result:type_name -> charon.state.v1.Result
+	14, // 3: charon.peer.v1.InfoResponse.members:type_name -> charon.peer.v1.Member
 	9,  // 4: charon.peer.v1.InfoResponse.silent:type_name -> charon.peer.v1.Silence
 	1,  // 5: charon.peer.v1.Peer.Propose:input_type -> charon.peer.v1.ProposeRequest
 	3,  // 6: charon.peer.v1.Peer.WaitApplied:input_type -> charon.peer.v1.WaitAppliedRequest
 	5,  // 7: charon.peer.v1.Peer.Lease:input_type -> charon.peer.v1.LeaseRequest
 	7,  // 8: charon.peer.v1.Peer.Info:input_type -> charon.peer.v1.InfoRequest
-	11, // 9: charon.peer.v1.Peer.Transfer:input_type -> charon.peer.v1.TransferRequest
-	2,  // 10: charon.peer.v1.Peer.Propose:output_type -> charon.peer.v1.ProposeResponse
-	4,  // 11: charon.peer.v1.Peer.WaitApplied:output_type -> charon.peer.v1.WaitAppliedResponse
-	6,  // 12: charon.peer.v1.Peer.Lease:output_type -> charon.peer.v1.LeaseResponse
-	8,  // 13: charon.peer.v1.Peer.Info:output_type -> charon.peer.v1.InfoResponse
-	12, // 14: charon.peer.v1.Peer.Transfer:output_type -> charon.peer.v1.TransferResponse
-	10, // [10:15] is the sub-list for method output_type
-	5,  // [5:10] is the sub-list for method input_type
+	15, // 9: charon.peer.v1.Peer.Transfer:input_type -> charon.peer.v1.TransferRequest
+	10, // 10: charon.peer.v1.Peer.TakeMasterKey:input_type -> charon.peer.v1.TakeMasterKeyRequest
+	12, // 11: charon.peer.v1.Peer.GiveMasterKey:input_type -> charon.peer.v1.GiveMasterKeyRequest
+	2,  // 12: charon.peer.v1.Peer.Propose:output_type -> charon.peer.v1.ProposeResponse
+	4,  // 13: charon.peer.v1.Peer.WaitApplied:output_type -> charon.peer.v1.WaitAppliedResponse
+	6,  // 14: charon.peer.v1.Peer.Lease:output_type -> charon.peer.v1.LeaseResponse
+	8,  // 15: charon.peer.v1.Peer.Info:output_type -> charon.peer.v1.InfoResponse
+	16, // 16: charon.peer.v1.Peer.Transfer:output_type -> charon.peer.v1.TransferResponse
+	11, // 17: charon.peer.v1.Peer.TakeMasterKey:output_type -> charon.peer.v1.TakeMasterKeyResponse
+	13, // 18: charon.peer.v1.Peer.GiveMasterKey:output_type -> charon.peer.v1.GiveMasterKeyResponse
+	12, // [12:19] is the sub-list for method output_type
+	5,  // [5:12] is the sub-list for method input_type
 	5,  // [5:5] is the sub-list for extension type_name
 	5,  // [5:5] is the sub-list for extension extendee
 	0,  // [0:5] is the sub-list for field type_name
@@ -970,7 +1184,7 @@ func file_charon_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_charon_peer_v1_peer_proto_rawDesc), len(file_charon_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,11 +22,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Peer_Propose_FullMethodName     = "/charon.peer.v1.Peer/Propose"
-	Peer_WaitApplied_FullMethodName = "/charon.peer.v1.Peer/WaitApplied"
-	Peer_Lease_FullMethodName       = "/charon.peer.v1.Peer/Lease"
-	Peer_Info_FullMethodName        = "/charon.peer.v1.Peer/Info"
-	Peer_Transfer_FullMethodName    = "/charon.peer.v1.Peer/Transfer"
+	Peer_Propose_FullMethodName       = "/charon.peer.v1.Peer/Propose"
+	Peer_WaitApplied_FullMethodName   = "/charon.peer.v1.Peer/WaitApplied"
+	Peer_Lease_FullMethodName         = "/charon.peer.v1.Peer/Lease"
+	Peer_Info_FullMethodName          = "/charon.peer.v1.Peer/Info"
+	Peer_Transfer_FullMethodName      = "/charon.peer.v1.Peer/Transfer"
+	Peer_TakeMasterKey_FullMethodName = "/charon.peer.v1.Peer/TakeMasterKey"
+	Peer_GiveMasterKey_FullMethodName = "/charon.peer.v1.Peer/GiveMasterKey"
 )
 
 // PeerClient is the client API for Peer service.
@@ -43,6 +45,10 @@ type PeerClient interface {
 	Info(ctx context.Context, in *InfoRequest, opts ...grpc.CallOption) (*InfoResponse, error)
 	// Transfer leadership of a group that the asked node leads.
 	Transfer(ctx context.Context, in *TransferRequest, opts ...grpc.CallOption) (*TransferResponse, error)
+	// TakeMasterKey has the asked node store the staged version of the master key. It answers when the key is on its disk.
+	TakeMasterKey(ctx context.Context, in *TakeMasterKeyRequest, opts ...grpc.CallOption) (*TakeMasterKeyResponse, error)
+	// GiveMasterKey is the staged version of the master key, for a leader whose predecessor made it. NOT_FOUND where it is not.
+	GiveMasterKey(ctx context.Context, in *GiveMasterKeyRequest, opts ...grpc.CallOption) (*GiveMasterKeyResponse, error)
 }
 
 type peerClient struct {
@@ -103,6 +109,26 @@ func (c *peerClient) Transfer(ctx context.Context, in *TransferRequest, opts ...
 	return out, nil
 }
 
+func (c *peerClient) TakeMasterKey(ctx context.Context, in *TakeMasterKeyRequest, opts ...grpc.CallOption) (*TakeMasterKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TakeMasterKeyResponse)
+	err := c.cc.Invoke(ctx, Peer_TakeMasterKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) GiveMasterKey(ctx context.Context, in *GiveMasterKeyRequest, opts ...grpc.CallOption) (*GiveMasterKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GiveMasterKeyResponse)
+	err := c.cc.Invoke(ctx, Peer_GiveMasterKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -117,6 +143,10 @@ type PeerServer interface {
 	Info(context.Context, *InfoRequest) (*InfoResponse, error)
 	// Transfer leadership of a group that the asked node leads.
 	Transfer(context.Context, *TransferRequest) (*TransferResponse, error)
+	// TakeMasterKey has the asked node store the staged version of the master key. It answers when the key is on its disk.
+	TakeMasterKey(context.Context, *TakeMasterKeyRequest) (*TakeMasterKeyResponse, error)
+	// GiveMasterKey is the staged version of the master key, for a leader whose predecessor made it. NOT_FOUND where it is not.
+	GiveMasterKey(context.Context, *GiveMasterKeyRequest) (*GiveMasterKeyResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -141,6 +171,12 @@ func (UnimplementedPeerServer) Info(context.Context, *InfoRequest) (*InfoRespons
 }
 func (UnimplementedPeerServer) Transfer(context.Context, *TransferRequest) (*TransferResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Transfer not implemented")
+}
+func (UnimplementedPeerServer) TakeMasterKey(context.Context, *TakeMasterKeyRequest) (*TakeMasterKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TakeMasterKey not implemented")
+}
+func (UnimplementedPeerServer) GiveMasterKey(context.Context, *GiveMasterKeyRequest) (*GiveMasterKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GiveMasterKey not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -253,6 +289,42 @@ func _Peer_Transfer_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_TakeMasterKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TakeMasterKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).TakeMasterKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_TakeMasterKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).TakeMasterKey(ctx, req.(*TakeMasterKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_GiveMasterKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GiveMasterKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).GiveMasterKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_GiveMasterKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).GiveMasterKey(ctx, req.(*GiveMasterKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -279,6 +351,14 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Transfer",
 			Handler:    _Peer_Transfer_Handler,
+		},
+		{
+			MethodName: "TakeMasterKey",
+			Handler:    _Peer_TakeMasterKey_Handler,
+		},
+		{
+			MethodName: "GiveMasterKey",
+			Handler:    _Peer_GiveMasterKey_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -731,6 +731,8 @@ type Realm struct {
 	MaxRenewableLife int64                  `protobuf:"varint,3,opt,name=max_renewable_life,json=maxRenewableLife,proto3" json:"max_renewable_life,omitempty"`
 	Etypes           []int32                `protobuf:"varint,4,rep,packed,name=etypes,proto3" json:"etypes,omitempty"`
 	Revision         uint64                 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	KrbtgtRotation   int64                  `protobuf:"varint,6,opt,name=krbtgt_rotation,json=krbtgtRotation,proto3" json:"krbtgt_rotation,omitempty"` // from one rotation of krbtgt's keys to the next; 0: 90 days, negative: none by itself
+	Rotating         *KrbtgtRotation        `protobuf:"bytes,7,opt,name=rotating,proto3" json:"rotating,omitempty"`                                    // unset: none is under way
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -800,6 +802,89 @@ func (x *Realm) GetRevision() uint64 {
 	return 0
 }
 
+func (x *Realm) GetKrbtgtRotation() int64 {
+	if x != nil {
+		return x.KrbtgtRotation
+	}
+	return 0
+}
+
+func (x *Realm) GetRotating() *KrbtgtRotation {
+	if x != nil {
+		return x.Rotating
+	}
+	return nil
+}
+
+// KrbtgtRotation is under way while the keys of kvno are staged: every node is to hold them before one issues under them.
+type KrbtgtRotation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kvno          uint32                 `protobuf:"varint,1,opt,name=kvno,proto3" json:"kvno,omitempty"`
+	RevokeOld     bool                   `protobuf:"varint,2,opt,name=revoke_old,json=revokeOld,proto3" json:"revoke_old,omitempty"`       // earlier keys go at once
+	RetireAfter   int64                  `protobuf:"varint,3,opt,name=retire_after,json=retireAfter,proto3" json:"retire_after,omitempty"` // earlier keys open for so long; 0: as long as a TGT can live
+	StartedAt     int64                  `protobuf:"varint,4,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KrbtgtRotation) Reset() {
+	*x = KrbtgtRotation{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KrbtgtRotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KrbtgtRotation) ProtoMessage() {}
+
+func (x *KrbtgtRotation) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KrbtgtRotation.ProtoReflect.Descriptor instead.
+func (*KrbtgtRotation) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *KrbtgtRotation) GetKvno() uint32 {
+	if x != nil {
+		return x.Kvno
+	}
+	return 0
+}
+
+func (x *KrbtgtRotation) GetRevokeOld() bool {
+	if x != nil {
+		return x.RevokeOld
+	}
+	return false
+}
+
+func (x *KrbtgtRotation) GetRetireAfter() int64 {
+	if x != nil {
+		return x.RetireAfter
+	}
+	return 0
+}
+
+func (x *KrbtgtRotation) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
 type Node struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                             // 16 bytes: the raft ServerID of the realm group, in binary
@@ -828,7 +913,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[6]
+	mi := &file_charon_state_v1_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +925,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[6]
+	mi := &file_charon_state_v1_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +938,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{6}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Node) GetId() []byte {
@@ -986,7 +1071,7 @@ type RetiredKey struct {
 
 func (x *RetiredKey) Reset() {
 	*x = RetiredKey{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[7]
+	mi := &file_charon_state_v1_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1083,7 @@ func (x *RetiredKey) String() string {
 func (*RetiredKey) ProtoMessage() {}
 
 func (x *RetiredKey) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[7]
+	mi := &file_charon_state_v1_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1096,7 @@ func (x *RetiredKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredKey.ProtoReflect.Descriptor instead.
 func (*RetiredKey) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{7}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RetiredKey) GetHash() []byte {
@@ -1047,7 +1132,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[8]
+	mi := &file_charon_state_v1_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1144,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[8]
+	mi := &file_charon_state_v1_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1157,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{8}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Token) GetId() []byte {
@@ -1161,7 +1246,7 @@ type Role struct {
 
 func (x *Role) Reset() {
 	*x = Role{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[9]
+	mi := &file_charon_state_v1_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1258,7 @@ func (x *Role) String() string {
 func (*Role) ProtoMessage() {}
 
 func (x *Role) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[9]
+	mi := &file_charon_state_v1_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1271,7 @@ func (x *Role) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Role.ProtoReflect.Descriptor instead.
 func (*Role) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{9}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Role) GetId() string {
@@ -1258,7 +1343,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[10]
+	mi := &file_charon_state_v1_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1355,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[10]
+	mi := &file_charon_state_v1_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1368,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{10}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Secret) GetName() string {
@@ -1324,16 +1409,20 @@ type Cluster struct {
 	RecoveryRecipient string                 `protobuf:"bytes,6,opt,name=recovery_recipient,json=recoveryRecipient,proto3" json:"recovery_recipient,omitempty"` // age recipient of the recovery kit
 	Revision          uint64                 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
 	// A voter that nobody has heard of for so many seconds is removed, while at least so many voters stay. 0: never.
-	AutoRemoveAfter  int64       `protobuf:"varint,10,opt,name=auto_remove_after,json=autoRemoveAfter,proto3" json:"auto_remove_after,omitempty"`
-	AutoRemoveVoters uint32      `protobuf:"varint,11,opt,name=auto_remove_voters,json=autoRemoveVoters,proto3" json:"auto_remove_voters,omitempty"`
-	LastBackup       *BackupNote `protobuf:"bytes,13,opt,name=last_backup,json=lastBackup,proto3" json:"last_backup,omitempty"` // set by NoteBackup alone; does not move the revision
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	AutoRemoveAfter   int64              `protobuf:"varint,10,opt,name=auto_remove_after,json=autoRemoveAfter,proto3" json:"auto_remove_after,omitempty"`
+	AutoRemoveVoters  uint32             `protobuf:"varint,11,opt,name=auto_remove_voters,json=autoRemoveVoters,proto3" json:"auto_remove_voters,omitempty"`
+	LastBackup        *BackupNote        `protobuf:"bytes,13,opt,name=last_backup,json=lastBackup,proto3" json:"last_backup,omitempty"`                        // set by NoteBackup alone; does not move the revision
+	MasterKeyRotation *MasterKeyRotation `protobuf:"bytes,16,opt,name=master_key_rotation,json=masterKeyRotation,proto3" json:"master_key_rotation,omitempty"` // unset: none is under way
+	MasterKeyLast     uint32             `protobuf:"varint,17,opt,name=master_key_last,json=masterKeyLast,proto3" json:"master_key_last,omitempty"`            // the highest version ever given out; 0: master_key_version
+	MasterKeyAt       int64              `protobuf:"varint,18,opt,name=master_key_at,json=masterKeyAt,proto3" json:"master_key_at,omitempty"`                  // when the last rotation ended
+	MasterKeyFloor    uint32             `protobuf:"varint,19,opt,name=master_key_floor,json=masterKeyFloor,proto3" json:"master_key_floor,omitempty"`         // nodes drop versions below it
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[11]
+	mi := &file_charon_state_v1_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1434,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[11]
+	mi := &file_charon_state_v1_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1447,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{11}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Cluster) GetId() []byte {
@@ -1431,6 +1520,34 @@ func (x *Cluster) GetLastBackup() *BackupNote {
 	return nil
 }
 
+func (x *Cluster) GetMasterKeyRotation() *MasterKeyRotation {
+	if x != nil {
+		return x.MasterKeyRotation
+	}
+	return nil
+}
+
+func (x *Cluster) GetMasterKeyLast() uint32 {
+	if x != nil {
+		return x.MasterKeyLast
+	}
+	return 0
+}
+
+func (x *Cluster) GetMasterKeyAt() int64 {
+	if x != nil {
+		return x.MasterKeyAt
+	}
+	return 0
+}
+
+func (x *Cluster) GetMasterKeyFloor() uint32 {
+	if x != nil {
+		return x.MasterKeyFloor
+	}
+	return 0
+}
+
 // BackupNote says of what state a backup was made, and when.
 type BackupNote struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1446,7 +1563,7 @@ type BackupNote struct {
 
 func (x *BackupNote) Reset() {
 	*x = BackupNote{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[12]
+	mi := &file_charon_state_v1_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1575,7 @@ func (x *BackupNote) String() string {
 func (*BackupNote) ProtoMessage() {}
 
 func (x *BackupNote) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[12]
+	mi := &file_charon_state_v1_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1588,7 @@ func (x *BackupNote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupNote.ProtoReflect.Descriptor instead.
 func (*BackupNote) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{12}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *BackupNote) GetIndex() uint64 {
@@ -1516,6 +1633,75 @@ func (x *BackupNote) GetVerified() bool {
 	return false
 }
 
+// MasterKeyRotation is under way: with a version above the cluster's it is handed to every node, with the cluster's the state is sealed anew.
+type MasterKeyRotation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Check         []byte                 `protobuf:"bytes,2,opt,name=check,proto3" json:"check,omitempty"` // 32 bytes that tell the key (masterkey.Check); empty: a node that may hold it was removed, so another is to be made
+	StartedAt     int64                  `protobuf:"varint,3,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	StartedBy     string                 `protobuf:"bytes,4,opt,name=started_by,json=startedBy,proto3" json:"started_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MasterKeyRotation) Reset() {
+	*x = MasterKeyRotation{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MasterKeyRotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MasterKeyRotation) ProtoMessage() {}
+
+func (x *MasterKeyRotation) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MasterKeyRotation.ProtoReflect.Descriptor instead.
+func (*MasterKeyRotation) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *MasterKeyRotation) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *MasterKeyRotation) GetCheck() []byte {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+func (x *MasterKeyRotation) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *MasterKeyRotation) GetStartedBy() string {
+	if x != nil {
+		return x.StartedBy
+	}
+	return ""
+}
+
 // Expect is a compare-and-set condition on one record.
 type Expect struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1533,7 +1719,7 @@ type Expect struct {
 
 func (x *Expect) Reset() {
 	*x = Expect{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[13]
+	mi := &file_charon_state_v1_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1731,7 @@ func (x *Expect) String() string {
 func (*Expect) ProtoMessage() {}
 
 func (x *Expect) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[13]
+	mi := &file_charon_state_v1_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1744,7 @@ func (x *Expect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expect.ProtoReflect.Descriptor instead.
 func (*Expect) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{13}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Expect) GetCondition() isExpect_Condition {
@@ -1627,7 +1813,7 @@ type PutPrincipal struct {
 
 func (x *PutPrincipal) Reset() {
 	*x = PutPrincipal{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[14]
+	mi := &file_charon_state_v1_state_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1639,7 +1825,7 @@ func (x *PutPrincipal) String() string {
 func (*PutPrincipal) ProtoMessage() {}
 
 func (x *PutPrincipal) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[14]
+	mi := &file_charon_state_v1_state_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1652,7 +1838,7 @@ func (x *PutPrincipal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPrincipal.ProtoReflect.Descriptor instead.
 func (*PutPrincipal) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{14}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PutPrincipal) GetPrincipal() *Principal {
@@ -1680,7 +1866,7 @@ type DeletePrincipal struct {
 
 func (x *DeletePrincipal) Reset() {
 	*x = DeletePrincipal{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[15]
+	mi := &file_charon_state_v1_state_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1878,7 @@ func (x *DeletePrincipal) String() string {
 func (*DeletePrincipal) ProtoMessage() {}
 
 func (x *DeletePrincipal) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[15]
+	mi := &file_charon_state_v1_state_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1891,7 @@ func (x *DeletePrincipal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePrincipal.ProtoReflect.Descriptor instead.
 func (*DeletePrincipal) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{15}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeletePrincipal) GetRealm() string {
@@ -1742,7 +1928,7 @@ type RenamePrincipal struct {
 
 func (x *RenamePrincipal) Reset() {
 	*x = RenamePrincipal{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[16]
+	mi := &file_charon_state_v1_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1940,7 @@ func (x *RenamePrincipal) String() string {
 func (*RenamePrincipal) ProtoMessage() {}
 
 func (x *RenamePrincipal) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[16]
+	mi := &file_charon_state_v1_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +1953,7 @@ func (x *RenamePrincipal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenamePrincipal.ProtoReflect.Descriptor instead.
 func (*RenamePrincipal) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{16}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RenamePrincipal) GetRealm() string {
@@ -1808,7 +1994,7 @@ type PutPolicy struct {
 
 func (x *PutPolicy) Reset() {
 	*x = PutPolicy{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[17]
+	mi := &file_charon_state_v1_state_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1820,7 +2006,7 @@ func (x *PutPolicy) String() string {
 func (*PutPolicy) ProtoMessage() {}
 
 func (x *PutPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[17]
+	mi := &file_charon_state_v1_state_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1833,7 +2019,7 @@ func (x *PutPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPolicy.ProtoReflect.Descriptor instead.
 func (*PutPolicy) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{17}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PutPolicy) GetPolicy() *Policy {
@@ -1860,7 +2046,7 @@ type DeletePolicy struct {
 
 func (x *DeletePolicy) Reset() {
 	*x = DeletePolicy{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[18]
+	mi := &file_charon_state_v1_state_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +2058,7 @@ func (x *DeletePolicy) String() string {
 func (*DeletePolicy) ProtoMessage() {}
 
 func (x *DeletePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[18]
+	mi := &file_charon_state_v1_state_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +2071,7 @@ func (x *DeletePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePolicy.ProtoReflect.Descriptor instead.
 func (*DeletePolicy) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{18}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeletePolicy) GetName() string {
@@ -1912,7 +2098,7 @@ type PutRealm struct {
 
 func (x *PutRealm) Reset() {
 	*x = PutRealm{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[19]
+	mi := &file_charon_state_v1_state_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2110,7 @@ func (x *PutRealm) String() string {
 func (*PutRealm) ProtoMessage() {}
 
 func (x *PutRealm) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[19]
+	mi := &file_charon_state_v1_state_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2123,7 @@ func (x *PutRealm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRealm.ProtoReflect.Descriptor instead.
 func (*PutRealm) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{19}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PutRealm) GetRealm() *Realm {
@@ -1964,7 +2150,7 @@ type PutNode struct {
 
 func (x *PutNode) Reset() {
 	*x = PutNode{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[20]
+	mi := &file_charon_state_v1_state_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2162,7 @@ func (x *PutNode) String() string {
 func (*PutNode) ProtoMessage() {}
 
 func (x *PutNode) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[20]
+	mi := &file_charon_state_v1_state_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2175,7 @@ func (x *PutNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
 func (*PutNode) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{20}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PutNode) GetNode() *Node {
@@ -2016,7 +2202,7 @@ type DeleteNode struct {
 
 func (x *DeleteNode) Reset() {
 	*x = DeleteNode{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[21]
+	mi := &file_charon_state_v1_state_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2214,7 @@ func (x *DeleteNode) String() string {
 func (*DeleteNode) ProtoMessage() {}
 
 func (x *DeleteNode) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[21]
+	mi := &file_charon_state_v1_state_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2227,7 @@ func (x *DeleteNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNode.ProtoReflect.Descriptor instead.
 func (*DeleteNode) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{21}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteNode) GetId() []byte {
@@ -2067,7 +2253,7 @@ type PutToken struct {
 
 func (x *PutToken) Reset() {
 	*x = PutToken{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[22]
+	mi := &file_charon_state_v1_state_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2265,7 @@ func (x *PutToken) String() string {
 func (*PutToken) ProtoMessage() {}
 
 func (x *PutToken) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[22]
+	mi := &file_charon_state_v1_state_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2278,7 @@ func (x *PutToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutToken.ProtoReflect.Descriptor instead.
 func (*PutToken) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{22}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PutToken) GetToken() *Token {
@@ -2111,7 +2297,7 @@ type DeleteToken struct {
 
 func (x *DeleteToken) Reset() {
 	*x = DeleteToken{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[23]
+	mi := &file_charon_state_v1_state_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2309,7 @@ func (x *DeleteToken) String() string {
 func (*DeleteToken) ProtoMessage() {}
 
 func (x *DeleteToken) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[23]
+	mi := &file_charon_state_v1_state_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2322,7 @@ func (x *DeleteToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteToken.ProtoReflect.Descriptor instead.
 func (*DeleteToken) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{23}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeleteToken) GetId() []byte {
@@ -2157,7 +2343,7 @@ type UseToken struct {
 
 func (x *UseToken) Reset() {
 	*x = UseToken{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[24]
+	mi := &file_charon_state_v1_state_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2355,7 @@ func (x *UseToken) String() string {
 func (*UseToken) ProtoMessage() {}
 
 func (x *UseToken) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[24]
+	mi := &file_charon_state_v1_state_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2368,7 @@ func (x *UseToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseToken.ProtoReflect.Descriptor instead.
 func (*UseToken) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{24}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *UseToken) GetId() []byte {
@@ -2209,7 +2395,7 @@ type PutRole struct {
 
 func (x *PutRole) Reset() {
 	*x = PutRole{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[25]
+	mi := &file_charon_state_v1_state_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2407,7 @@ func (x *PutRole) String() string {
 func (*PutRole) ProtoMessage() {}
 
 func (x *PutRole) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[25]
+	mi := &file_charon_state_v1_state_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2420,7 @@ func (x *PutRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRole.ProtoReflect.Descriptor instead.
 func (*PutRole) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{25}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PutRole) GetRole() *Role {
@@ -2261,7 +2447,7 @@ type DeleteRole struct {
 
 func (x *DeleteRole) Reset() {
 	*x = DeleteRole{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[26]
+	mi := &file_charon_state_v1_state_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2273,7 +2459,7 @@ func (x *DeleteRole) String() string {
 func (*DeleteRole) ProtoMessage() {}
 
 func (x *DeleteRole) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[26]
+	mi := &file_charon_state_v1_state_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2286,7 +2472,7 @@ func (x *DeleteRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRole.ProtoReflect.Descriptor instead.
 func (*DeleteRole) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{26}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DeleteRole) GetId() string {
@@ -2313,7 +2499,7 @@ type PutSecret struct {
 
 func (x *PutSecret) Reset() {
 	*x = PutSecret{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[27]
+	mi := &file_charon_state_v1_state_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2325,7 +2511,7 @@ func (x *PutSecret) String() string {
 func (*PutSecret) ProtoMessage() {}
 
 func (x *PutSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[27]
+	mi := &file_charon_state_v1_state_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2338,7 +2524,7 @@ func (x *PutSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSecret.ProtoReflect.Descriptor instead.
 func (*PutSecret) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{27}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PutSecret) GetSecret() *Secret {
@@ -2365,7 +2551,7 @@ type PutCluster struct {
 
 func (x *PutCluster) Reset() {
 	*x = PutCluster{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[28]
+	mi := &file_charon_state_v1_state_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2377,7 +2563,7 @@ func (x *PutCluster) String() string {
 func (*PutCluster) ProtoMessage() {}
 
 func (x *PutCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[28]
+	mi := &file_charon_state_v1_state_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2390,7 +2576,7 @@ func (x *PutCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCluster.ProtoReflect.Descriptor instead.
 func (*PutCluster) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{28}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PutCluster) GetCluster() *Cluster {
@@ -2416,7 +2602,7 @@ type SetFeatureLevel struct {
 
 func (x *SetFeatureLevel) Reset() {
 	*x = SetFeatureLevel{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[29]
+	mi := &file_charon_state_v1_state_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2614,7 @@ func (x *SetFeatureLevel) String() string {
 func (*SetFeatureLevel) ProtoMessage() {}
 
 func (x *SetFeatureLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[29]
+	mi := &file_charon_state_v1_state_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2627,7 @@ func (x *SetFeatureLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFeatureLevel.ProtoReflect.Descriptor instead.
 func (*SetFeatureLevel) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{29}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetFeatureLevel) GetLevel() uint32 {
@@ -2467,7 +2653,7 @@ type RenewNode struct {
 
 func (x *RenewNode) Reset() {
 	*x = RenewNode{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[30]
+	mi := &file_charon_state_v1_state_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2479,7 +2665,7 @@ func (x *RenewNode) String() string {
 func (*RenewNode) ProtoMessage() {}
 
 func (x *RenewNode) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[30]
+	mi := &file_charon_state_v1_state_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2492,7 +2678,7 @@ func (x *RenewNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewNode.ProtoReflect.Descriptor instead.
 func (*RenewNode) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{30}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RenewNode) GetId() []byte {
@@ -2548,7 +2734,7 @@ type SetAutoRemoval struct {
 
 func (x *SetAutoRemoval) Reset() {
 	*x = SetAutoRemoval{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[31]
+	mi := &file_charon_state_v1_state_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2746,7 @@ func (x *SetAutoRemoval) String() string {
 func (*SetAutoRemoval) ProtoMessage() {}
 
 func (x *SetAutoRemoval) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[31]
+	mi := &file_charon_state_v1_state_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +2759,7 @@ func (x *SetAutoRemoval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAutoRemoval.ProtoReflect.Descriptor instead.
 func (*SetAutoRemoval) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{31}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SetAutoRemoval) GetAfter() int64 {
@@ -2600,7 +2786,7 @@ type NoteBackup struct {
 
 func (x *NoteBackup) Reset() {
 	*x = NoteBackup{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[32]
+	mi := &file_charon_state_v1_state_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +2798,7 @@ func (x *NoteBackup) String() string {
 func (*NoteBackup) ProtoMessage() {}
 
 func (x *NoteBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[32]
+	mi := &file_charon_state_v1_state_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,12 +2811,514 @@ func (x *NoteBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteBackup.ProtoReflect.Descriptor instead.
 func (*NoteBackup) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{32}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NoteBackup) GetNote() *BackupNote {
 	if x != nil {
 		return x.Note
+	}
+	return nil
+}
+
+// StageMasterKey names the next version of the master key, before anybody but its maker has it. The version is one above the last
+// given out; another is a conflict. Refused while a rotation is under way, unless again gives its key up for this one.
+type StageMasterKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Check         []byte                 `protobuf:"bytes,2,opt,name=check,proto3" json:"check,omitempty"`
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	Again         bool                   `protobuf:"varint,4,opt,name=again,proto3" json:"again,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StageMasterKey) Reset() {
+	*x = StageMasterKey{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StageMasterKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StageMasterKey) ProtoMessage() {}
+
+func (x *StageMasterKey) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StageMasterKey.ProtoReflect.Descriptor instead.
+func (*StageMasterKey) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *StageMasterKey) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *StageMasterKey) GetCheck() []byte {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+func (x *StageMasterKey) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *StageMasterKey) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
+}
+
+// ActivateMasterKey has new values sealed under the staged version. A conflict unless every node that has a record is among nodes,
+// which have it on disk.
+type ActivateMasterKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Nodes         [][]byte               `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActivateMasterKey) Reset() {
+	*x = ActivateMasterKey{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActivateMasterKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActivateMasterKey) ProtoMessage() {}
+
+func (x *ActivateMasterKey) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActivateMasterKey.ProtoReflect.Descriptor instead.
+func (*ActivateMasterKey) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ActivateMasterKey) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ActivateMasterKey) GetNodes() [][]byte {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// Reseal puts new boxes under the active version in place of others, with the same content. A record that has changed since it
+// was read is passed over. Revisions stay, since nothing else of a record changes.
+type Reseal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Principals    []*ResealPrincipal     `protobuf:"bytes,2,rep,name=principals,proto3" json:"principals,omitempty"`
+	Secrets       []*ResealSecret        `protobuf:"bytes,3,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reseal) Reset() {
+	*x = Reseal{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reseal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reseal) ProtoMessage() {}
+
+func (x *Reseal) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reseal.ProtoReflect.Descriptor instead.
+func (*Reseal) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Reseal) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Reseal) GetPrincipals() []*ResealPrincipal {
+	if x != nil {
+		return x.Principals
+	}
+	return nil
+}
+
+func (x *Reseal) GetSecrets() []*ResealSecret {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+type ResealPrincipal struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Realm    string                 `protobuf:"bytes,1,opt,name=realm,proto3" json:"realm,omitempty"`
+	Name     []string               `protobuf:"bytes,2,rep,name=name,proto3" json:"name,omitempty"`
+	Revision uint64                 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// One for each key, then for each key of the key history, in the record's order; without a version: leave that one.
+	Boxes         []*Sealed `protobuf:"bytes,4,rep,name=boxes,proto3" json:"boxes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResealPrincipal) Reset() {
+	*x = ResealPrincipal{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResealPrincipal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResealPrincipal) ProtoMessage() {}
+
+func (x *ResealPrincipal) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResealPrincipal.ProtoReflect.Descriptor instead.
+func (*ResealPrincipal) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ResealPrincipal) GetRealm() string {
+	if x != nil {
+		return x.Realm
+	}
+	return ""
+}
+
+func (x *ResealPrincipal) GetName() []string {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *ResealPrincipal) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ResealPrincipal) GetBoxes() []*Sealed {
+	if x != nil {
+		return x.Boxes
+	}
+	return nil
+}
+
+type ResealSecret struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Key           *Sealed                `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResealSecret) Reset() {
+	*x = ResealSecret{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResealSecret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResealSecret) ProtoMessage() {}
+
+func (x *ResealSecret) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResealSecret.ProtoReflect.Descriptor instead.
+func (*ResealSecret) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ResealSecret) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ResealSecret) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ResealSecret) GetKey() *Sealed {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// FinishReseal ends a rotation: nothing is under another version than this.
+type FinishReseal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishReseal) Reset() {
+	*x = FinishReseal{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishReseal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishReseal) ProtoMessage() {}
+
+func (x *FinishReseal) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishReseal.ProtoReflect.Descriptor instead.
+func (*FinishReseal) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *FinishReseal) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// RetireMasterKeys has every node drop the versions below the active one. Refused while a rotation is under way.
+type RetireMasterKeys struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Below         uint32                 `protobuf:"varint,1,opt,name=below,proto3" json:"below,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireMasterKeys) Reset() {
+	*x = RetireMasterKeys{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireMasterKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireMasterKeys) ProtoMessage() {}
+
+func (x *RetireMasterKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireMasterKeys.ProtoReflect.Descriptor instead.
+func (*RetireMasterKeys) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *RetireMasterKeys) GetBelow() uint32 {
+	if x != nil {
+		return x.Below
+	}
+	return 0
+}
+
+// DropRetired removes the retiring keys whose time is over, by the log's time, from principals.
+type DropRetired struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Principals    []*PrincipalName       `protobuf:"bytes,1,rep,name=principals,proto3" json:"principals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropRetired) Reset() {
+	*x = DropRetired{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropRetired) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropRetired) ProtoMessage() {}
+
+func (x *DropRetired) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropRetired.ProtoReflect.Descriptor instead.
+func (*DropRetired) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *DropRetired) GetPrincipals() []*PrincipalName {
+	if x != nil {
+		return x.Principals
+	}
+	return nil
+}
+
+type PrincipalName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Realm         string                 `protobuf:"bytes,1,opt,name=realm,proto3" json:"realm,omitempty"`
+	Name          []string               `protobuf:"bytes,2,rep,name=name,proto3" json:"name,omitempty"` // components
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrincipalName) Reset() {
+	*x = PrincipalName{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrincipalName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrincipalName) ProtoMessage() {}
+
+func (x *PrincipalName) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrincipalName.ProtoReflect.Descriptor instead.
+func (*PrincipalName) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *PrincipalName) GetRealm() string {
+	if x != nil {
+		return x.Realm
+	}
+	return ""
+}
+
+func (x *PrincipalName) GetName() []string {
+	if x != nil {
+		return x.Name
 	}
 	return nil
 }
@@ -2645,7 +3333,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[33]
+	mi := &file_charon_state_v1_state_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2657,7 +3345,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[33]
+	mi := &file_charon_state_v1_state_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2670,7 +3358,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{33}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Batch) GetCommands() []*Command {
@@ -2710,6 +3398,12 @@ type Command struct {
 	//	*Command_RenewNode
 	//	*Command_SetAutoRemoval
 	//	*Command_NoteBackup
+	//	*Command_StageMasterKey
+	//	*Command_ActivateMasterKey
+	//	*Command_Reseal
+	//	*Command_FinishReseal
+	//	*Command_RetireMasterKeys
+	//	*Command_DropRetired
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2717,7 +3411,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[34]
+	mi := &file_charon_state_v1_state_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +3423,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[34]
+	mi := &file_charon_state_v1_state_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +3436,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{34}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Command) GetRequestId() []byte {
@@ -2953,6 +3647,60 @@ func (x *Command) GetNoteBackup() *NoteBackup {
 	return nil
 }
 
+func (x *Command) GetStageMasterKey() *StageMasterKey {
+	if x != nil {
+		if x, ok := x.Op.(*Command_StageMasterKey); ok {
+			return x.StageMasterKey
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetActivateMasterKey() *ActivateMasterKey {
+	if x != nil {
+		if x, ok := x.Op.(*Command_ActivateMasterKey); ok {
+			return x.ActivateMasterKey
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReseal() *Reseal {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Reseal); ok {
+			return x.Reseal
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetFinishReseal() *FinishReseal {
+	if x != nil {
+		if x, ok := x.Op.(*Command_FinishReseal); ok {
+			return x.FinishReseal
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRetireMasterKeys() *RetireMasterKeys {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RetireMasterKeys); ok {
+			return x.RetireMasterKeys
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDropRetired() *DropRetired {
+	if x != nil {
+		if x, ok := x.Op.(*Command_DropRetired); ok {
+			return x.DropRetired
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -3037,6 +3785,30 @@ type Command_NoteBackup struct {
 	NoteBackup *NoteBackup `protobuf:"bytes,35,opt,name=note_backup,json=noteBackup,proto3,oneof"`
 }
 
+type Command_StageMasterKey struct {
+	StageMasterKey *StageMasterKey `protobuf:"bytes,38,opt,name=stage_master_key,json=stageMasterKey,proto3,oneof"`
+}
+
+type Command_ActivateMasterKey struct {
+	ActivateMasterKey *ActivateMasterKey `protobuf:"bytes,39,opt,name=activate_master_key,json=activateMasterKey,proto3,oneof"`
+}
+
+type Command_Reseal struct {
+	Reseal *Reseal `protobuf:"bytes,40,opt,name=reseal,proto3,oneof"`
+}
+
+type Command_FinishReseal struct {
+	FinishReseal *FinishReseal `protobuf:"bytes,41,opt,name=finish_reseal,json=finishReseal,proto3,oneof"`
+}
+
+type Command_RetireMasterKeys struct {
+	RetireMasterKeys *RetireMasterKeys `protobuf:"bytes,42,opt,name=retire_master_keys,json=retireMasterKeys,proto3,oneof"`
+}
+
+type Command_DropRetired struct {
+	DropRetired *DropRetired `protobuf:"bytes,43,opt,name=drop_retired,json=dropRetired,proto3,oneof"`
+}
+
 func (*Command_PutPrincipal) isCommand_Op() {}
 
 func (*Command_DeletePrincipal) isCommand_Op() {}
@@ -3077,6 +3849,18 @@ func (*Command_SetAutoRemoval) isCommand_Op() {}
 
 func (*Command_NoteBackup) isCommand_Op() {}
 
+func (*Command_StageMasterKey) isCommand_Op() {}
+
+func (*Command_ActivateMasterKey) isCommand_Op() {}
+
+func (*Command_Reseal) isCommand_Op() {}
+
+func (*Command_FinishReseal) isCommand_Op() {}
+
+func (*Command_RetireMasterKeys) isCommand_Op() {}
+
+func (*Command_DropRetired) isCommand_Op() {}
+
 // Result is what Apply answers, and what the idempotency record keeps.
 type Result struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3092,7 +3876,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[35]
+	mi := &file_charon_state_v1_state_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3104,7 +3888,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[35]
+	mi := &file_charon_state_v1_state_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3117,7 +3901,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{35}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Result) GetCode() Code {
@@ -3174,7 +3958,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[36]
+	mi := &file_charon_state_v1_state_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3186,7 +3970,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[36]
+	mi := &file_charon_state_v1_state_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3199,7 +3983,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{36}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Outcome) GetRequestHash() []byte {
@@ -3303,13 +4087,22 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"modifiedAt\x12\x1f\n" +
 	"\vmodified_by\x18\x0f \x01(\tR\n" +
 	"modifiedBy\x12\x1a\n" +
-	"\brevision\x18\x10 \x01(\x04R\brevision\"\x98\x01\n" +
+	"\brevision\x18\x10 \x01(\x04R\brevision\"\xfe\x01\n" +
 	"\x05Realm\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bmax_life\x18\x02 \x01(\x03R\amaxLife\x12,\n" +
 	"\x12max_renewable_life\x18\x03 \x01(\x03R\x10maxRenewableLife\x12\x16\n" +
 	"\x06etypes\x18\x04 \x03(\x05R\x06etypes\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x04R\brevision\"\xb8\x04\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\x12'\n" +
+	"\x0fkrbtgt_rotation\x18\x06 \x01(\x03R\x0ekrbtgtRotation\x12;\n" +
+	"\brotating\x18\a \x01(\v2\x1f.charon.state.v1.KrbtgtRotationR\brotating\"\x85\x01\n" +
+	"\x0eKrbtgtRotation\x12\x12\n" +
+	"\x04kvno\x18\x01 \x01(\rR\x04kvno\x12\x1d\n" +
+	"\n" +
+	"revoke_old\x18\x02 \x01(\bR\trevokeOld\x12!\n" +
+	"\fretire_after\x18\x03 \x01(\x03R\vretireAfter\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\x04 \x01(\x03R\tstartedAt\"\xb8\x04\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1b\n" +
 	"\treplay_id\x18\x02 \x01(\fR\breplayId\x12\x12\n" +
@@ -3365,7 +4158,7 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12)\n" +
 	"\x03key\x18\x03 \x01(\v2\x17.charon.state.v1.SealedR\x03key\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x04R\brevision\"\x93\x03\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"\xdd\x04\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
 	"\rdefault_realm\x18\x02 \x01(\tR\fdefaultRealm\x12#\n" +
@@ -3379,7 +4172,11 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	" \x01(\x03R\x0fautoRemoveAfter\x12,\n" +
 	"\x12auto_remove_voters\x18\v \x01(\rR\x10autoRemoveVoters\x12<\n" +
 	"\vlast_backup\x18\r \x01(\v2\x1b.charon.state.v1.BackupNoteR\n" +
-	"lastBackup\"\x90\x01\n" +
+	"lastBackup\x12R\n" +
+	"\x13master_key_rotation\x18\x10 \x01(\v2\".charon.state.v1.MasterKeyRotationR\x11masterKeyRotation\x12&\n" +
+	"\x0fmaster_key_last\x18\x11 \x01(\rR\rmasterKeyLast\x12\"\n" +
+	"\rmaster_key_at\x18\x12 \x01(\x03R\vmasterKeyAt\x12(\n" +
+	"\x10master_key_floor\x18\x13 \x01(\rR\x0emasterKeyFloor\"\x90\x01\n" +
 	"\n" +
 	"BackupNote\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x0e\n" +
@@ -3387,7 +4184,14 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x16\n" +
 	"\x06sha256\x18\x04 \x01(\fR\x06sha256\x12\x12\n" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x1a\n" +
-	"\bverified\x18\x06 \x01(\bR\bverified\"i\n" +
+	"\bverified\x18\x06 \x01(\bR\bverified\"\x81\x01\n" +
+	"\x11MasterKeyRotation\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
+	"\x05check\x18\x02 \x01(\fR\x05check\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\x03 \x01(\x03R\tstartedAt\x12\x1d\n" +
+	"\n" +
+	"started_by\x18\x04 \x01(\tR\tstartedBy\"i\n" +
 	"\x06Expect\x12\x18\n" +
 	"\x06absent\x18\x01 \x01(\bH\x00R\x06absent\x12\x1c\n" +
 	"\brevision\x18\x02 \x01(\x04H\x00R\brevision\x12\x1a\n" +
@@ -3456,10 +4260,43 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\x06voters\x18\x02 \x01(\rR\x06voters\"=\n" +
 	"\n" +
 	"NoteBackup\x12/\n" +
-	"\x04note\x18\x01 \x01(\v2\x1b.charon.state.v1.BackupNoteR\x04note\"=\n" +
-	"\x05Batch\x124\n" +
-	"\bcommands\x18\x01 \x03(\v2\x18.charon.state.v1.CommandR\bcommands\"\xfa\n" +
+	"\x04note\x18\x01 \x01(\v2\x1b.charon.state.v1.BackupNoteR\x04note\"f\n" +
+	"\x0eStageMasterKey\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
+	"\x05check\x18\x02 \x01(\fR\x05check\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x14\n" +
+	"\x05again\x18\x04 \x01(\bR\x05again\"C\n" +
+	"\x11ActivateMasterKey\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\fR\x05nodes\"\x9d\x01\n" +
+	"\x06Reseal\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12@\n" +
 	"\n" +
+	"principals\x18\x02 \x03(\v2 .charon.state.v1.ResealPrincipalR\n" +
+	"principals\x127\n" +
+	"\asecrets\x18\x03 \x03(\v2\x1d.charon.state.v1.ResealSecretR\asecrets\"\x86\x01\n" +
+	"\x0fResealPrincipal\x12\x14\n" +
+	"\x05realm\x18\x01 \x01(\tR\x05realm\x12\x12\n" +
+	"\x04name\x18\x02 \x03(\tR\x04name\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12-\n" +
+	"\x05boxes\x18\x04 \x03(\v2\x17.charon.state.v1.SealedR\x05boxes\"i\n" +
+	"\fResealSecret\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12)\n" +
+	"\x03key\x18\x03 \x01(\v2\x17.charon.state.v1.SealedR\x03key\"(\n" +
+	"\fFinishReseal\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"(\n" +
+	"\x10RetireMasterKeys\x12\x14\n" +
+	"\x05below\x18\x01 \x01(\rR\x05below\"M\n" +
+	"\vDropRetired\x12>\n" +
+	"\n" +
+	"principals\x18\x01 \x03(\v2\x1e.charon.state.v1.PrincipalNameR\n" +
+	"principals\"9\n" +
+	"\rPrincipalName\x12\x14\n" +
+	"\x05realm\x18\x01 \x01(\tR\x05realm\x12\x12\n" +
+	"\x04name\x18\x02 \x03(\tR\x04name\"=\n" +
+	"\x05Batch\x124\n" +
+	"\bcommands\x18\x01 \x03(\v2\x18.charon.state.v1.CommandR\bcommands\"\xac\x0e\n" +
 	"\aCommand\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12!\n" +
@@ -3492,7 +4329,13 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"renew_node\x18\x1e \x01(\v2\x1a.charon.state.v1.RenewNodeH\x00R\trenewNode\x12K\n" +
 	"\x10set_auto_removal\x18\x1f \x01(\v2\x1f.charon.state.v1.SetAutoRemovalH\x00R\x0esetAutoRemoval\x12>\n" +
 	"\vnote_backup\x18# \x01(\v2\x1b.charon.state.v1.NoteBackupH\x00R\n" +
-	"noteBackupB\x04\n" +
+	"noteBackup\x12K\n" +
+	"\x10stage_master_key\x18& \x01(\v2\x1f.charon.state.v1.StageMasterKeyH\x00R\x0estageMasterKey\x12T\n" +
+	"\x13activate_master_key\x18' \x01(\v2\".charon.state.v1.ActivateMasterKeyH\x00R\x11activateMasterKey\x121\n" +
+	"\x06reseal\x18( \x01(\v2\x17.charon.state.v1.ResealH\x00R\x06reseal\x12D\n" +
+	"\rfinish_reseal\x18) \x01(\v2\x1d.charon.state.v1.FinishResealH\x00R\ffinishReseal\x12Q\n" +
+	"\x12retire_master_keys\x18* \x01(\v2!.charon.state.v1.RetireMasterKeysH\x00R\x10retireMasterKeys\x12A\n" +
+	"\fdrop_retired\x18+ \x01(\v2\x1c.charon.state.v1.DropRetiredH\x00R\vdropRetiredB\x04\n" +
 	"\x02op\"\xb7\x01\n" +
 	"\x06Result\x12)\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x15.charon.state.v1.CodeR\x04code\x12\x18\n" +
@@ -3538,109 +4381,133 @@ func file_charon_state_v1_state_proto_rawDescGZIP() []byte {
 }
 
 var file_charon_state_v1_state_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_charon_state_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_charon_state_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_charon_state_v1_state_proto_goTypes = []any{
-	(KeyState)(0),           // 0: charon.state.v1.KeyState
-	(Code)(0),               // 1: charon.state.v1.Code
-	(*Sealed)(nil),          // 2: charon.state.v1.Sealed
-	(*Key)(nil),             // 3: charon.state.v1.Key
-	(*Principal)(nil),       // 4: charon.state.v1.Principal
-	(*KeyHistory)(nil),      // 5: charon.state.v1.KeyHistory
-	(*Policy)(nil),          // 6: charon.state.v1.Policy
-	(*Realm)(nil),           // 7: charon.state.v1.Realm
-	(*Node)(nil),            // 8: charon.state.v1.Node
-	(*RetiredKey)(nil),      // 9: charon.state.v1.RetiredKey
-	(*Token)(nil),           // 10: charon.state.v1.Token
-	(*Role)(nil),            // 11: charon.state.v1.Role
-	(*Secret)(nil),          // 12: charon.state.v1.Secret
-	(*Cluster)(nil),         // 13: charon.state.v1.Cluster
-	(*BackupNote)(nil),      // 14: charon.state.v1.BackupNote
-	(*Expect)(nil),          // 15: charon.state.v1.Expect
-	(*PutPrincipal)(nil),    // 16: charon.state.v1.PutPrincipal
-	(*DeletePrincipal)(nil), // 17: charon.state.v1.DeletePrincipal
-	(*RenamePrincipal)(nil), // 18: charon.state.v1.RenamePrincipal
-	(*PutPolicy)(nil),       // 19: charon.state.v1.PutPolicy
-	(*DeletePolicy)(nil),    // 20: charon.state.v1.DeletePolicy
-	(*PutRealm)(nil),        // 21: charon.state.v1.PutRealm
-	(*PutNode)(nil),         // 22: charon.state.v1.PutNode
-	(*DeleteNode)(nil),      // 23: charon.state.v1.DeleteNode
-	(*PutToken)(nil),        // 24: charon.state.v1.PutToken
-	(*DeleteToken)(nil),     // 25: charon.state.v1.DeleteToken
-	(*UseToken)(nil),        // 26: charon.state.v1.UseToken
-	(*PutRole)(nil),         // 27: charon.state.v1.PutRole
-	(*DeleteRole)(nil),      // 28: charon.state.v1.DeleteRole
-	(*PutSecret)(nil),       // 29: charon.state.v1.PutSecret
-	(*PutCluster)(nil),      // 30: charon.state.v1.PutCluster
-	(*SetFeatureLevel)(nil), // 31: charon.state.v1.SetFeatureLevel
-	(*RenewNode)(nil),       // 32: charon.state.v1.RenewNode
-	(*SetAutoRemoval)(nil),  // 33: charon.state.v1.SetAutoRemoval
-	(*NoteBackup)(nil),      // 34: charon.state.v1.NoteBackup
-	(*Batch)(nil),           // 35: charon.state.v1.Batch
-	(*Command)(nil),         // 36: charon.state.v1.Command
-	(*Result)(nil),          // 37: charon.state.v1.Result
-	(*Outcome)(nil),         // 38: charon.state.v1.Outcome
-	nil,                     // 39: charon.state.v1.Principal.StringsEntry
+	(KeyState)(0),             // 0: charon.state.v1.KeyState
+	(Code)(0),                 // 1: charon.state.v1.Code
+	(*Sealed)(nil),            // 2: charon.state.v1.Sealed
+	(*Key)(nil),               // 3: charon.state.v1.Key
+	(*Principal)(nil),         // 4: charon.state.v1.Principal
+	(*KeyHistory)(nil),        // 5: charon.state.v1.KeyHistory
+	(*Policy)(nil),            // 6: charon.state.v1.Policy
+	(*Realm)(nil),             // 7: charon.state.v1.Realm
+	(*KrbtgtRotation)(nil),    // 8: charon.state.v1.KrbtgtRotation
+	(*Node)(nil),              // 9: charon.state.v1.Node
+	(*RetiredKey)(nil),        // 10: charon.state.v1.RetiredKey
+	(*Token)(nil),             // 11: charon.state.v1.Token
+	(*Role)(nil),              // 12: charon.state.v1.Role
+	(*Secret)(nil),            // 13: charon.state.v1.Secret
+	(*Cluster)(nil),           // 14: charon.state.v1.Cluster
+	(*BackupNote)(nil),        // 15: charon.state.v1.BackupNote
+	(*MasterKeyRotation)(nil), // 16: charon.state.v1.MasterKeyRotation
+	(*Expect)(nil),            // 17: charon.state.v1.Expect
+	(*PutPrincipal)(nil),      // 18: charon.state.v1.PutPrincipal
+	(*DeletePrincipal)(nil),   // 19: charon.state.v1.DeletePrincipal
+	(*RenamePrincipal)(nil),   // 20: charon.state.v1.RenamePrincipal
+	(*PutPolicy)(nil),         // 21: charon.state.v1.PutPolicy
+	(*DeletePolicy)(nil),      // 22: charon.state.v1.DeletePolicy
+	(*PutRealm)(nil),          // 23: charon.state.v1.PutRealm
+	(*PutNode)(nil),           // 24: charon.state.v1.PutNode
+	(*DeleteNode)(nil),        // 25: charon.state.v1.DeleteNode
+	(*PutToken)(nil),          // 26: charon.state.v1.PutToken
+	(*DeleteToken)(nil),       // 27: charon.state.v1.DeleteToken
+	(*UseToken)(nil),          // 28: charon.state.v1.UseToken
+	(*PutRole)(nil),           // 29: charon.state.v1.PutRole
+	(*DeleteRole)(nil),        // 30: charon.state.v1.DeleteRole
+	(*PutSecret)(nil),         // 31: charon.state.v1.PutSecret
+	(*PutCluster)(nil),        // 32: charon.state.v1.PutCluster
+	(*SetFeatureLevel)(nil),   // 33: charon.state.v1.SetFeatureLevel
+	(*RenewNode)(nil),         // 34: charon.state.v1.RenewNode
+	(*SetAutoRemoval)(nil),    // 35: charon.state.v1.SetAutoRemoval
+	(*NoteBackup)(nil),        // 36: charon.state.v1.NoteBackup
+	(*StageMasterKey)(nil),    // 37: charon.state.v1.StageMasterKey
+	(*ActivateMasterKey)(nil), // 38: charon.state.v1.ActivateMasterKey
+	(*Reseal)(nil),            // 39: charon.state.v1.Reseal
+	(*ResealPrincipal)(nil),   // 40: charon.state.v1.ResealPrincipal
+	(*ResealSecret)(nil),      // 41: charon.state.v1.ResealSecret
+	(*FinishReseal)(nil),      // 42: charon.state.v1.FinishReseal
+	(*RetireMasterKeys)(nil),  // 43: charon.state.v1.RetireMasterKeys
+	(*DropRetired)(nil),       // 44: charon.state.v1.DropRetired
+	(*PrincipalName)(nil),     // 45: charon.state.v1.PrincipalName
+	(*Batch)(nil),             // 46: charon.state.v1.Batch
+	(*Command)(nil),           // 47: charon.state.v1.Command
+	(*Result)(nil),            // 48: charon.state.v1.Result
+	(*Outcome)(nil),           // 49: charon.state.v1.Outcome
+	nil,                       // 50: charon.state.v1.Principal.StringsEntry
 }
 var file_charon_state_v1_state_proto_depIdxs = []int32{
 	2,  // 0: charon.state.v1.Key.key:type_name -> charon.state.v1.Sealed
 	0,  // 1: charon.state.v1.Key.state:type_name -> charon.state.v1.KeyState
 	3,  // 2: charon.state.v1.Principal.keys:type_name -> charon.state.v1.Key
 	5,  // 3: charon.state.v1.Principal.key_history:type_name -> charon.state.v1.KeyHistory
-	39, // 4: charon.state.v1.Principal.strings:type_name -> charon.state.v1.Principal.StringsEntry
+	50, // 4: charon.state.v1.Principal.strings:type_name -> charon.state.v1.Principal.StringsEntry
 	3,  // 5: charon.state.v1.KeyHistory.keys:type_name -> charon.state.v1.Key
-	9,  // 6: charon.state.v1.Node.retired_keys:type_name -> charon.state.v1.RetiredKey
-	2,  // 7: charon.state.v1.Secret.key:type_name -> charon.state.v1.Sealed
-	14, // 8: charon.state.v1.Cluster.last_backup:type_name -> charon.state.v1.BackupNote
-	4,  // 9: charon.state.v1.PutPrincipal.principal:type_name -> charon.state.v1.Principal
-	15, // 10: charon.state.v1.PutPrincipal.expect:type_name -> charon.state.v1.Expect
-	15, // 11: charon.state.v1.DeletePrincipal.expect:type_name -> charon.state.v1.Expect
-	15, // 12: charon.state.v1.RenamePrincipal.expect:type_name -> charon.state.v1.Expect
-	4,  // 13: charon.state.v1.RenamePrincipal.principal:type_name -> charon.state.v1.Principal
-	6,  // 14: charon.state.v1.PutPolicy.policy:type_name -> charon.state.v1.Policy
-	15, // 15: charon.state.v1.PutPolicy.expect:type_name -> charon.state.v1.Expect
-	15, // 16: charon.state.v1.DeletePolicy.expect:type_name -> charon.state.v1.Expect
-	7,  // 17: charon.state.v1.PutRealm.realm:type_name -> charon.state.v1.Realm
-	15, // 18: charon.state.v1.PutRealm.expect:type_name -> charon.state.v1.Expect
-	8,  // 19: charon.state.v1.PutNode.node:type_name -> charon.state.v1.Node
-	15, // 20: charon.state.v1.PutNode.expect:type_name -> charon.state.v1.Expect
-	15, // 21: charon.state.v1.DeleteNode.expect:type_name -> charon.state.v1.Expect
-	10, // 22: charon.state.v1.PutToken.token:type_name -> charon.state.v1.Token
-	11, // 23: charon.state.v1.PutRole.role:type_name -> charon.state.v1.Role
-	15, // 24: charon.state.v1.PutRole.expect:type_name -> charon.state.v1.Expect
-	15, // 25: charon.state.v1.DeleteRole.expect:type_name -> charon.state.v1.Expect
-	12, // 26: charon.state.v1.PutSecret.secret:type_name -> charon.state.v1.Secret
-	15, // 27: charon.state.v1.PutSecret.expect:type_name -> charon.state.v1.Expect
-	13, // 28: charon.state.v1.PutCluster.cluster:type_name -> charon.state.v1.Cluster
-	15, // 29: charon.state.v1.PutCluster.expect:type_name -> charon.state.v1.Expect
-	14, // 30: charon.state.v1.NoteBackup.note:type_name -> charon.state.v1.BackupNote
-	36, // 31: charon.state.v1.Batch.commands:type_name -> charon.state.v1.Command
-	16, // 32: charon.state.v1.Command.put_principal:type_name -> charon.state.v1.PutPrincipal
-	17, // 33: charon.state.v1.Command.delete_principal:type_name -> charon.state.v1.DeletePrincipal
-	18, // 34: charon.state.v1.Command.rename_principal:type_name -> charon.state.v1.RenamePrincipal
-	19, // 35: charon.state.v1.Command.put_policy:type_name -> charon.state.v1.PutPolicy
-	20, // 36: charon.state.v1.Command.delete_policy:type_name -> charon.state.v1.DeletePolicy
-	21, // 37: charon.state.v1.Command.put_realm:type_name -> charon.state.v1.PutRealm
-	22, // 38: charon.state.v1.Command.put_node:type_name -> charon.state.v1.PutNode
-	23, // 39: charon.state.v1.Command.delete_node:type_name -> charon.state.v1.DeleteNode
-	24, // 40: charon.state.v1.Command.put_token:type_name -> charon.state.v1.PutToken
-	25, // 41: charon.state.v1.Command.delete_token:type_name -> charon.state.v1.DeleteToken
-	26, // 42: charon.state.v1.Command.use_token:type_name -> charon.state.v1.UseToken
-	27, // 43: charon.state.v1.Command.put_role:type_name -> charon.state.v1.PutRole
-	28, // 44: charon.state.v1.Command.delete_role:type_name -> charon.state.v1.DeleteRole
-	29, // 45: charon.state.v1.Command.put_secret:type_name -> charon.state.v1.PutSecret
-	30, // 46: charon.state.v1.Command.put_cluster:type_name -> charon.state.v1.PutCluster
-	31, // 47: charon.state.v1.Command.set_feature_level:type_name -> charon.state.v1.SetFeatureLevel
-	35, // 48: charon.state.v1.Command.batch:type_name -> charon.state.v1.Batch
-	32, // 49: charon.state.v1.Command.renew_node:type_name -> charon.state.v1.RenewNode
-	33, // 50: charon.state.v1.Command.set_auto_removal:type_name -> charon.state.v1.SetAutoRemoval
-	34, // 51: charon.state.v1.Command.note_backup:type_name -> charon.state.v1.NoteBackup
-	1,  // 52: charon.state.v1.Result.code:type_name -> charon.state.v1.Code
-	37, // 53: charon.state.v1.Outcome.result:type_name -> charon.state.v1.Result
-	54, // [54:54] is the sub-list for method output_type
-	54, // [54:54] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	8,  // 6: charon.state.v1.Realm.rotating:type_name -> charon.state.v1.KrbtgtRotation
+	10, // 7: charon.state.v1.Node.retired_keys:type_name -> charon.state.v1.RetiredKey
+	2,  // 8: charon.state.v1.Secret.key:type_name -> charon.state.v1.Sealed
+	15, // 9: charon.state.v1.Cluster.last_backup:type_name -> charon.state.v1.BackupNote
+	16, // 10: charon.state.v1.Cluster.master_key_rotation:type_name -> charon.state.v1.MasterKeyRotation
+	4,  // 11: charon.state.v1.PutPrincipal.principal:type_name -> charon.state.v1.Principal
+	17, // 12: charon.state.v1.PutPrincipal.expect:type_name -> charon.state.v1.Expect
+	17, // 13: charon.state.v1.DeletePrincipal.expect:type_name -> charon.state.v1.Expect
+	17, // 14: charon.state.v1.RenamePrincipal.expect:type_name -> charon.state.v1.Expect
+	4,  // 15: charon.state.v1.RenamePrincipal.principal:type_name -> charon.state.v1.Principal
+	6,  // 16: charon.state.v1.PutPolicy.policy:type_name -> charon.state.v1.Policy
+	17, // 17: charon.state.v1.PutPolicy.expect:type_name -> charon.state.v1.Expect
+	17, // 18: charon.state.v1.DeletePolicy.expect:type_name -> charon.state.v1.Expect
+	7,  // 19: charon.state.v1.PutRealm.realm:type_name -> charon.state.v1.Realm
+	17, // 20: charon.state.v1.PutRealm.expect:type_name -> charon.state.v1.Expect
+	9,  // 21: charon.state.v1.PutNode.node:type_name -> charon.state.v1.Node
+	17, // 22: charon.state.v1.PutNode.expect:type_name -> charon.state.v1.Expect
+	17, // 23: charon.state.v1.DeleteNode.expect:type_name -> charon.state.v1.Expect
+	11, // 24: charon.state.v1.PutToken.token:type_name -> charon.state.v1.Token
+	12, // 25: charon.state.v1.PutRole.role:type_name -> charon.state.v1.Role
+	17, // 26: charon.state.v1.PutRole.expect:type_name -> charon.state.v1.Expect
+	17, // 27: charon.state.v1.DeleteRole.expect:type_name -> charon.state.v1.Expect
+	13, // 28: charon.state.v1.PutSecret.secret:type_name -> charon.state.v1.Secret
+	17, // 29: charon.state.v1.PutSecret.expect:type_name -> charon.state.v1.Expect
+	14, // 30: charon.state.v1.PutCluster.cluster:type_name -> charon.state.v1.Cluster
+	17, // 31: charon.state.v1.PutCluster.expect:type_name -> charon.state.v1.Expect
+	15, // 32: charon.state.v1.NoteBackup.note:type_name -> charon.state.v1.BackupNote
+	40, // 33: charon.state.v1.Reseal.principals:type_name -> charon.state.v1.ResealPrincipal
+	41, // 34: charon.state.v1.Reseal.secrets:type_name -> charon.state.v1.ResealSecret
+	2,  // 35: charon.state.v1.ResealPrincipal.boxes:type_name -> charon.state.v1.Sealed
+	2,  // 36: charon.state.v1.ResealSecret.key:type_name -> charon.state.v1.Sealed
+	45, // 37: charon.state.v1.DropRetired.principals:type_name -> charon.state.v1.PrincipalName
+	47, // 38: charon.state.v1.Batch.commands:type_name -> charon.state.v1.Command
+	18, // 39: charon.state.v1.Command.put_principal:type_name -> charon.state.v1.PutPrincipal
+	19, // 40: charon.state.v1.Command.delete_principal:type_name -> charon.state.v1.DeletePrincipal
+	20, // 41: charon.state.v1.Command.rename_principal:type_name -> charon.state.v1.RenamePrincipal
+	21, // 42: charon.state.v1.Command.put_policy:type_name -> charon.state.v1.PutPolicy
+	22, // 43: charon.state.v1.Command.delete_policy:type_name -> charon.state.v1.DeletePolicy
+	23, // 44: charon.state.v1.Command.put_realm:type_name -> charon.state.v1.PutRealm
+	24, // 45: charon.state.v1.Command.put_node:type_name -> charon.state.v1.PutNode
+	25, // 46: charon.state.v1.Command.delete_node:type_name -> charon.state.v1.DeleteNode
+	26, // 47: charon.state.v1.Command.put_token:type_name -> charon.state.v1.PutToken
+	27, // 48: charon.state.v1.Command.delete_token:type_name -> charon.state.v1.DeleteToken
+	28, // 49: charon.state.v1.Command.use_token:type_name -> charon.state.v1.UseToken
+	29, // 50: charon.state.v1.Command.put_role:type_name -> charon.state.v1.PutRole
+	30, // 51: charon.state.v1.Command.delete_role:type_name -> charon.state.v1.DeleteRole
+	31, // 52: charon.state.v1.Command.put_secret:type_name -> charon.state.v1.PutSecret
+	32, // 53: charon.state.v1.Command.put_cluster:type_name -> charon.state.v1.PutCluster
+	33, // 54: charon.state.v1.Command.set_feature_level:type_name -> charon.state.v1.SetFeatureLevel
+	46, // 55: charon.state.v1.Command.batch:type_name -> charon.state.v1.Batch
+	34, // 56: charon.state.v1.Command.renew_node:type_name -> charon.state.v1.RenewNode
+	35, // 57: charon.state.v1.Command.set_auto_removal:type_name -> charon.state.v1.SetAutoRemoval
+	36, // 58: charon.state.v1.Command.note_backup:type_name -> charon.state.v1.NoteBackup
+	37, // 59: charon.state.v1.Command.stage_master_key:type_name -> charon.state.v1.StageMasterKey
+	38, // 60: charon.state.v1.Command.activate_master_key:type_name -> charon.state.v1.ActivateMasterKey
+	39, // 61: charon.state.v1.Command.reseal:type_name -> charon.state.v1.Reseal
+	42, // 62: charon.state.v1.Command.finish_reseal:type_name -> charon.state.v1.FinishReseal
+	43, // 63: charon.state.v1.Command.retire_master_keys:type_name -> charon.state.v1.RetireMasterKeys
+	44, // 64: charon.state.v1.Command.drop_retired:type_name -> charon.state.v1.DropRetired
+	1,  // 65: charon.state.v1.Result.code:type_name -> charon.state.v1.Code
+	48, // 66: charon.state.v1.Outcome.result:type_name -> charon.state.v1.Result
+	67, // [67:67] is the sub-list for method output_type
+	67, // [67:67] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_charon_state_v1_state_proto_init() }
@@ -3648,12 +4515,12 @@ func file_charon_state_v1_state_proto_init() {
 	if File_charon_state_v1_state_proto != nil {
 		return
 	}
-	file_charon_state_v1_state_proto_msgTypes[13].OneofWrappers = []any{
+	file_charon_state_v1_state_proto_msgTypes[15].OneofWrappers = []any{
 		(*Expect_Absent)(nil),
 		(*Expect_Revision)(nil),
 		(*Expect_Present)(nil),
 	}
-	file_charon_state_v1_state_proto_msgTypes[34].OneofWrappers = []any{
+	file_charon_state_v1_state_proto_msgTypes[45].OneofWrappers = []any{
 		(*Command_PutPrincipal)(nil),
 		(*Command_DeletePrincipal)(nil),
 		(*Command_RenamePrincipal)(nil),
@@ -3674,6 +4541,12 @@ func file_charon_state_v1_state_proto_init() {
 		(*Command_RenewNode)(nil),
 		(*Command_SetAutoRemoval)(nil),
 		(*Command_NoteBackup)(nil),
+		(*Command_StageMasterKey)(nil),
+		(*Command_ActivateMasterKey)(nil),
+		(*Command_Reseal)(nil),
+		(*Command_FinishReseal)(nil),
+		(*Command_RetireMasterKeys)(nil),
+		(*Command_DropRetired)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3681,7 +4554,7 @@ func file_charon_state_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_charon_state_v1_state_proto_rawDesc), len(file_charon_state_v1_state_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   38,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
