@@ -78,6 +78,9 @@ func asRefusal(err error) *refusal {
 	if r, ok := errors.AsType[*refusal](err); ok {
 		return &refusal{r.code, r.reason, r.msg, cloneMeta(r.meta), r.retry}
 	}
+	if e, ok := errors.AsType[*raftstore.LevelError](err); ok {
+		return refuse(codes.FailedPrecondition, "FEATURE_LEVEL", "nothing was done: this %v", e)
+	}
 	if e, ok := errors.AsType[*raftstore.NotAppliedError](err); ok {
 		return notApplied(e.Leader.AdminAddress)
 	}

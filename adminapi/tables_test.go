@@ -16,6 +16,7 @@ import (
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore"
 	"github.com/charon-kdc/charon/raftstore/peer"
+	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
 func unmarshal(b []byte, m proto.Message) error { return proto.Unmarshal(b, m) }
@@ -264,7 +265,7 @@ func TestRemoveNodeByRecord(t *testing.T) {
 	b := newBench(t)
 	id := append([]byte{7}, make([]byte, 15)...)
 	if res, err := b.store.Apply(&statev1.Command{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{Node: &statev1.Node{
-		Id: id, ReplayId: append([]byte{8}, make([]byte, 15)...), Name: "n7", PeerAddress: "n7.example.com:7750",
+		Id: id, ReplayId: append([]byte{8}, make([]byte, 15)...), Name: "n7", PeerAddress: "n7.example.com:7750", FeatureLevelMax: realm.FeatureLevelMax,
 	}}}}); err != nil || res.GetCode() != statev1.Code_CODE_OK {
 		t.Fatal(res, err)
 	}

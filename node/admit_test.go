@@ -23,7 +23,7 @@ func stranger(t *testing.T, tok *jointoken.Token, name string) *join.Joiner {
 		t.Fatal(err)
 	}
 	c := testConfig(t)
-	req, err := c.joinRequest(name, "test")
+	req, err := c.joinRequest(name, "test", FeatureLevelMax)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
 // Config is a node's whole configuration: one TOML file, every part of it optional. The tags are the reference: default,
@@ -113,6 +115,12 @@ func (d Duration) String() string {
 	}
 	return s
 }
+
+// The feature levels of a cluster that this release can be a node of.
+const (
+	FeatureLevelMin = realm.FeatureLevelMin
+	FeatureLevelMax = realm.FeatureLevelMax
+)
 
 // ConfigPaths are the files that are looked for when none is named, in order.
 var ConfigPaths = []string{"/etc/charon/charon.toml", "/var/lib/charon/charon.toml"}

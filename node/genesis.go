@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -68,8 +69,8 @@ func CheckRealmName(name string) error {
 }
 
 // newGenesis makes keys, authorities and the commands that put them into the state. lax makes the default policy one that
-// takes any password and never locks, for throw-away realms.
-func newGenesis(realmName string, now time.Time, random io.Reader, lax bool) (*genesis, error) {
+// takes any password and never locks, for throw-away realms. level 0 is the newest.
+func newGenesis(realmName string, now time.Time, random io.Reader, lax bool, level uint32) (*genesis, error) {
 	if err := CheckRealmName(realmName); err != nil {
 		return nil, err
 	}
@@ -86,7 +87,7 @@ func newGenesis(realmName string, now time.Time, random io.Reader, lax bool) (*g
 		return nil, err
 	}
 	g.add(&statev1.Command{Op: &statev1.Command_PutCluster{PutCluster: &statev1.PutCluster{Expect: absent(), Cluster: &statev1.Cluster{
-		Id: g.cluster[:], DefaultRealm: realmName, FeatureLevel: realm.FeatureLevelMax, CreatedAt: now.UnixMilli(),
+		Id: g.cluster[:], DefaultRealm: realmName, FeatureLevel: cmp.Or(level, realm.FeatureLevelMax), CreatedAt: now.UnixMilli(),
 		MasterKeyVersion: g.ring.Current(), RecoveryRecipient: recipient,
 	}}}})
 	etypes := make([]int32, len(DefaultETypes))
@@ -100,7 +101,11 @@ func newGenesis(realmName string, now time.Time, random io.Reader, lax bool) (*g
 	g.add(&statev1.Command{Op: &statev1.Command_PutRole{PutRole: &statev1.PutRole{Expect: absent(), Role: &statev1.Role{
 		Id: AdminName, Subject: "cert:" + AdminName, Verbs: []string{"*", "extract"}, ModifiedAt: now.UnixMilli(), ModifiedBy: createdBy,
 	}}}})
-	return g, errors.Join(g.addAuthorities(random), g.addSecrets(random), g.addPrincipals(random))
+	err = errors.Join(g.addAuthorities(random), g.addSecrets(random), g.addPrincipals(random))
+	for _, c := range g.commands {
+		realm.Prune(c, cmp.Or(level, realm.FeatureLevelMax))
+	}
+	return g, err
 }
 
 func (g *genesis) add(c *statev1.Command) { g.commands = append(g.commands, c) }

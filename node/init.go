@@ -23,7 +23,6 @@ import (
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore"
 	"github.com/charon-kdc/charon/raftstore/peer"
-	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
 // partialFile marks a data directory in which charon init has not come to its end. Nothing in it was ever acknowledged, so
@@ -42,6 +41,8 @@ type InitOptions struct {
 	// Lax makes the default policy take any password and never lock. For throw-away realms.
 	Lax    bool
 	Logger *slog.Logger
+	// FeatureLevel makes the cluster at a lower feature level than the newest. For tests of mixed clusters. 0: the newest.
+	FeatureLevel uint32
 }
 
 // InitResult is what charon init prints.
@@ -84,7 +85,7 @@ func Init(ctx context.Context, o InitOptions) (*InitResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := newGenesis(o.Realm, time.Now(), rand.Reader, o.Lax)
+	g, err := newGenesis(o.Realm, time.Now(), rand.Reader, o.Lax, o.FeatureLevel)
 	if err != nil {
 		return nil, fmt.Errorf("making realm %s: %w", o.Realm, err)
 	}
@@ -210,13 +211,12 @@ func (c *Config) selfRecord(name, version string) (*statev1.Node, error) {
 		return nil, fmt.Errorf("peer.advertise %q: %w", adv, err)
 	}
 	return &statev1.Node{
-		Name:            name,
-		PeerAddress:     adv,
-		AdminAddress:    reachable(c.Admin.Address, host),
-		KdcAddress:      reachable(c.KDC.Addresses[0], host),
-		FeatureLevelMax: realm.FeatureLevelMax,
-		HttpAddress:     reachable(c.HTTP.Address, host),
-		Version:         version,
+		Name:         name,
+		PeerAddress:  adv,
+		AdminAddress: reachable(c.Admin.Address, host),
+		KdcAddress:   reachable(c.KDC.Addresses[0], host),
+		HttpAddress:  reachable(c.HTTP.Address, host),
+		Version:      version,
 	}, nil
 }
 

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/x509"
@@ -33,8 +34,10 @@ type JoinOptions struct {
 	Config  *Config
 	Version string
 	// Timeout bounds the whole. The same call after it, or after a crash, goes on.
-	Timeout  time.Duration
-	Progress func(string)
+	Timeout time.Duration
+	// FeatureLevelMax holds the node back to a lower feature level than the release's. For tests of mixed clusters. 0: no.
+	FeatureLevelMax uint32
+	Progress        func(string)
 }
 
 // JoinResult is what charon join prints.
@@ -67,7 +70,7 @@ func Join(ctx context.Context, o JoinOptions) (*JoinResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	req, err := c.joinRequest(name, o.Version)
+	req, err := c.joinRequest(name, o.Version, cmp.Or(o.FeatureLevelMax, realm.FeatureLevelMax))
 	if err != nil {
 		return nil, err
 	}
@@ -87,14 +90,14 @@ func Join(ctx context.Context, o JoinOptions) (*JoinResult, error) {
 	return &JoinResult{Realm: g.Realm, Name: g.Name, CertLife: pki.NodeLife}, nil
 }
 
-func (c *Config) joinRequest(name, version string) (*join.Request, error) {
+func (c *Config) joinRequest(name, version string, level uint32) (*join.Request, error) {
 	self, err := c.selfRecord(name, version)
 	if err != nil {
 		return nil, err
 	}
 	return &join.Request{
 		Name: name, PeerAddress: self.GetPeerAddress(), AdminAddress: self.GetAdminAddress(), KDCAddress: self.GetKdcAddress(),
-		HTTPAddress: self.GetHttpAddress(), Hosts: c.hosts(name), Version: version, FeatureLevelMax: realm.FeatureLevelMax,
+		HTTPAddress: self.GetHttpAddress(), Hosts: c.hosts(name), Version: version, FeatureLevelMax: level,
 	}, nil
 }
 

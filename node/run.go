@@ -46,6 +46,8 @@ type RunOptions struct {
 	Config  *Config
 	Version string
 	Logger  *slog.Logger
+	// FeatureLevelMax holds the node back to a lower feature level than the release's. For tests of mixed clusters. 0: no.
+	FeatureLevelMax uint32
 	// Reopen asks for the audit file to be opened again (SIGHUP). May be nil.
 	Reopen <-chan struct{}
 }
@@ -205,7 +207,9 @@ func (s *server) openStore() error {
 	if err != nil {
 		return fmt.Errorf("opening the peer port (peer.address): %w", err)
 	}
-	s.store, err = raftstore.Open(s.c.storeConfig(s.creds, s.ring, ln, self, s.log, s.metrics.observer()))
+	conf := s.c.storeConfig(s.creds, s.ring, ln, self, s.log, s.metrics.observer())
+	conf.FeatureLevelMax = s.o.FeatureLevelMax
+	s.store, err = raftstore.Open(conf)
 	if err != nil {
 		return fmt.Errorf("opening the replicated store: %w", err)
 	}

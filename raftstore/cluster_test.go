@@ -30,6 +30,7 @@ import (
 	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore/peer"
+	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -105,6 +106,8 @@ type cluster struct {
 	ring  *masterkey.Ring
 	nodes []*testNode
 	tune  func(*Config)
+	// made at this feature level; 0: the newest.
+	madeAt uint32
 	// ctime of every proof: it is part of an authenticator, so a copy has the same.
 	ctime time.Time
 }
@@ -200,7 +203,7 @@ func (c *cluster) join(n *testNode) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	rec := &statev1.Node{Id: n.id[:], ReplayId: replayID[:], Name: n.name, PeerAddress: n.addr}
+	rec := &statev1.Node{Id: n.id[:], ReplayId: replayID[:], Name: n.name, PeerAddress: n.addr, FeatureLevelMax: n.store.cfg.Self.GetFeatureLevelMax()}
 	c.waitFor("leader adds "+n.name, func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -378,6 +381,13 @@ func (c *cluster) waitReady() {
 
 const testRealm = "TEST.CHARON"
 
+func (c *cluster) level() uint32 {
+	if c.madeAt != 0 {
+		return c.madeAt
+	}
+	return realm.FeatureLevelMax
+}
+
 func (c *cluster) firstCommands() []*statev1.Command {
 	key := make([]byte, 32)
 	sealed, err := c.ring.Seal(rand.Reader, masterkey.SecretAAD(c.id[:], ReplayKeyName), key)
@@ -386,7 +396,7 @@ func (c *cluster) firstCommands() []*statev1.Command {
 	}
 	return []*statev1.Command{
 		{Op: &statev1.Command_PutCluster{PutCluster: &statev1.PutCluster{Cluster: &statev1.Cluster{
-			Id: c.id[:], DefaultRealm: testRealm, FeatureLevel: 1, MasterKeyVersion: 1,
+			Id: c.id[:], DefaultRealm: testRealm, FeatureLevel: c.level(), MasterKeyVersion: 1,
 		}}}},
 		{Op: &statev1.Command_PutRealm{PutRealm: &statev1.PutRealm{Realm: &statev1.Realm{
 			Name: testRealm, MaxLife: 36000, MaxRenewableLife: 604800,

@@ -201,6 +201,9 @@ func (c *committer) replicate(ctx context.Context, proofs []replay.Proof, attemp
 
 // apply also returns the entry's index.
 func (c *committer) apply(ctx context.Context, data []byte) ([]replay.Verdict, uint64, error) {
+	if err := replay.CheckLevel(data, c.s.level()); err != nil {
+		return nil, 0, err
+	}
 	begun := time.Now()
 	f, err := c.s.replay.apply(ctx, data)
 	if err != nil {

@@ -41,6 +41,8 @@ type Config struct {
 	CacheSize int
 	// MapSize is the address space reserved for the realm state file, in bytes. 0: 64 GiB.
 	MapSize int
+	// FeatureLevelMax holds the node back to a lower feature level than the release's. For tests of mixed clusters. 0: realm.FeatureLevelMax.
+	FeatureLevelMax uint32
 	// LogMapSize is the same for each log. 0: 1 GiB.
 	LogMapSize int
 	// Now is the wall clock. nil: time.Now.

@@ -104,6 +104,7 @@ func (liveSnapshot) Release()                             {}
 // replayFSM hands entries to the replay state.
 type replayFSM struct {
 	state     *replay.State
+	levelMax  uint32 // what this node supports
 	fatal     func(error)
 	applied   *watermark // of the entries that change state: others do not come here
 	installed func()
@@ -118,7 +119,11 @@ func (f *replayFSM) Apply(l *raft.Log) any {
 	if f.dead.Load() {
 		return errStopped
 	}
-	v, err := f.state.Apply(l.Data)
+	var v []replay.Verdict
+	err := replay.CheckLevel(l.Data, f.levelMax)
+	if err == nil {
+		v, err = f.state.Apply(l.Data)
+	}
 	if err != nil {
 		f.dead.Store(true)
 		f.fatal(fmt.Errorf("applying to the replay state, index %d: %w", l.Index, err))

@@ -10,6 +10,7 @@ import (
 
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore/peer"
+	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
 func hasServer(g *group, id []byte) bool {
@@ -19,7 +20,7 @@ func hasServer(g *group, id []byte) bool {
 
 func newcomer(b byte, name, addr string) *statev1.Node {
 	id, replayID := peer.NodeID{b, 1}, peer.NodeID{b, 2}
-	return &statev1.Node{Id: id[:], ReplayId: replayID[:], Name: name, PeerAddress: addr}
+	return &statev1.Node{Id: id[:], ReplayId: replayID[:], Name: name, PeerAddress: addr, FeatureLevelMax: realm.FeatureLevelMax}
 }
 
 // A node that is let in under the identity of another one would be that node to everybody.

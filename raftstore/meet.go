@@ -12,6 +12,7 @@ import (
 	peerv1 "github.com/charon-kdc/charon/proto/charon/peer/v1"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore/peer"
+	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
 const (
@@ -163,6 +164,7 @@ func (s *Store) announceOnce(ctx context.Context, sent *bool) (done bool) {
 		return true
 	}
 	n := proto.CloneOf(s.cfg.Self)
+	realm.Prune(n, s.level()) // else a node of the next release could not say that it runs
 	n.BootCounter, n.JoinedAt, n.Revision = s.boot, stored.GetJoinedAt(), stored.GetRevision()
 	r, err := s.Propose(ctx, &statev1.Command{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{
 		Node: n, Expect: &statev1.Expect{Condition: &statev1.Expect_Revision{Revision: stored.GetRevision()}},

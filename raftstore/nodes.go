@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
 
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore/peer"
+	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
 // AddNode records a node and makes it a non-voter of both groups; it returns when both have committed that. The leaders promote it once
@@ -64,6 +66,12 @@ func (s *Store) record(ctx context.Context, n *statev1.Node) error {
 			return fmt.Errorf("%w: node %s, at %s, has %s; if it is lost for good: charon node remove %s", ErrTaken, o.GetName(), o.GetPeerAddress(), why, o.GetName())
 		}
 	}
+	if l := s.level(); l > 1 && n.GetFeatureLevelMax() < l {
+		return fmt.Errorf("%w: node %s supports feature level %d, and the cluster is at %d: install the release that the other nodes run, then join again",
+			ErrTaken, n.GetName(), n.GetFeatureLevelMax(), l)
+	}
+	n = proto.CloneOf(n)
+	realm.Prune(n, s.level())
 	r, err := s.Propose(ctx, &statev1.Command{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{
 		Node: n, Expect: &statev1.Expect{Condition: &statev1.Expect_Absent{Absent: true}},
 	}}})

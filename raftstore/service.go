@@ -90,6 +90,7 @@ func (s *Store) info(asker peer.NodeID) *peerv1.InfoResponse {
 		LastContact:     s.lease.age().Milliseconds(),
 		ReplayState:     s.proofs.stateName(),
 		FeatureLevelMax: s.cfg.Self.GetFeatureLevelMax(),
+		FeatureLevel:    s.db.FeatureLevel(),
 	}
 	if s.started.Load() {
 		r.LastIndex = s.realm.raft.LastIndex()

@@ -48,6 +48,8 @@ type NodeStatus struct {
 	Uptime      time.Duration
 	Version     string
 	ReplayState string
+	// FeatureLevelMax is the highest feature level that it supports, as it says itself or said last; 0: unknown.
+	FeatureLevelMax uint32
 }
 
 // The roles in Status.
@@ -88,6 +90,7 @@ func (s *Store) Status(ctx context.Context) Status {
 			n.Lag = lag(st.CommitIndex, info.GetLastIndex())
 			n.Uptime = time.Duration(info.GetUptime()) * time.Millisecond
 			n.LastContact = time.Duration(info.GetLastContact()) * time.Millisecond
+			n.FeatureLevelMax = info.GetFeatureLevelMax()
 		}
 		alive[id] = n.Reachable
 		if n.Role == RoleFollower && (n.ReplayRole == RoleNonVoter || n.ReplayRole == RoleAbsent) {
@@ -143,6 +146,7 @@ func (s *Store) nodeStatus(id peer.NodeID, voter bool, leader peer.NodeID) NodeS
 	if id != s.id {
 		rec, _ = s.db.Node(id[:])
 	}
+	n.Version, n.FeatureLevelMax = rec.GetVersion(), rec.GetFeatureLevelMax()
 	n.KDCAddress, n.HTTPAddress = rec.GetKdcAddress(), rec.GetHttpAddress()
 	replayID := serverID(toNodeID(rec.GetReplayId()))
 	servers, _ := s.replay.servers()

@@ -92,13 +92,13 @@ func (s *Store) open() error {
 		return err
 	}
 	s.cfg.Self.Id, s.cfg.Self.ReplayId = s.id[:], s.replayID[:]
-	s.cfg.Self.FeatureLevelMax = realm.FeatureLevelMax
 	if s.boot, err = readCount(s.bootPath()); err != nil {
 		return fmt.Errorf("reading the count of starts: %w", err)
 	}
 	if err := s.openRealm(); err != nil {
 		return err
 	}
+	s.cfg.Self.FeatureLevelMax = s.db.FeatureLevelMax()
 	if err := s.openReplay(); err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func (s *Store) openRealm() error {
 	}
 	var err error
 	s.db, err = realm.Open(filepath.Join(g.dir, stateFile), realm.Options{
-		MmapSize: s.cfg.MapSize, Commit: s.cfg.Disk.Commit, Sync: s.cfg.Disk.Sync,
+		MmapSize: s.cfg.MapSize, FeatureLevelMax: s.cfg.FeatureLevelMax, Commit: s.cfg.Disk.Commit, Sync: s.cfg.Disk.Sync,
 	})
 	if err != nil {
 		return err
@@ -174,7 +174,7 @@ func (s *Store) openReplay() error {
 	}
 	s.state = replay.New()
 	s.counted = newWatermark(0)
-	s.caching = &replayFSM{state: s.state, fatal: s.fatal, applied: s.counted, installed: g.log.NoteInstall, dir: g.dir, snapshots: received}
+	s.caching = &replayFSM{state: s.state, levelMax: s.db.FeatureLevelMax(), fatal: s.fatal, applied: s.counted, installed: g.log.NoteInstall, dir: g.dir, snapshots: received}
 	g.fsm = s.caching
 	s.heard = newHeard(s.state, s.counted)
 	if err := s.heard.tail(g.log, received); err != nil {

@@ -22,7 +22,11 @@ const vouchEvery = 100 * time.Millisecond
 
 // checkBoot counts this start and refuses, before anything runs, what the other members know to be an old copy.
 func (s *Store) checkBoot(ctx context.Context) error {
-	vouched, err := s.judge(s.askAll(ctx), s.boot)
+	answers := s.askAll(ctx)
+	vouched, err := s.judge(answers, s.boot)
+	if err == nil {
+		err = s.judgeLevel(answers)
+	}
 	if err != nil {
 		return err
 	}

@@ -72,7 +72,7 @@ func (s *Store) found(t testing.TB) {
 		t.Fatal(err)
 	}
 	for _, cmd := range []*statev1.Command{
-		{Op: &statev1.Command_PutCluster{PutCluster: &statev1.PutCluster{Cluster: &statev1.Cluster{Id: cluster, DefaultRealm: Realm, FeatureLevel: 1, MasterKeyVersion: 1}}}},
+		{Op: &statev1.Command_PutCluster{PutCluster: &statev1.PutCluster{Cluster: &statev1.Cluster{Id: cluster, DefaultRealm: Realm, FeatureLevel: realm.FeatureLevelMax, MasterKeyVersion: 1}}}},
 		{Op: &statev1.Command_PutRealm{PutRealm: &statev1.PutRealm{Realm: &statev1.Realm{
 			Name: Realm, MaxLife: 36000, MaxRenewableLife: 7 * 86400, Etypes: []int32{int32(kcrypto.AES256SHA2), int32(kcrypto.AES128SHA1)},
 		}}}},
@@ -80,7 +80,7 @@ func (s *Store) found(t testing.TB) {
 		{Op: &statev1.Command_PutSecret{PutSecret: &statev1.PutSecret{Secret: &statev1.Secret{Name: "ca/node", Certificate: []byte("DER"), Key: secret}}}},
 		{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{Node: &statev1.Node{
 			Id: append([]byte{1}, make([]byte, 15)...), ReplayId: append([]byte{2}, make([]byte, 15)...),
-			Name: "n1", PeerAddress: "n1.example.com:7750", AdminAddress: "n1.example.com:7749", KdcAddress: "n1.example.com:88", KpasswdAddress: "n1.example.com:464",
+			Name: "n1", PeerAddress: "n1.example.com:7750", AdminAddress: "n1.example.com:7749", KdcAddress: "n1.example.com:88", KpasswdAddress: "n1.example.com:464", FeatureLevelMax: realm.FeatureLevelMax,
 		}}}},
 	} {
 		if res, err := s.Apply(cmd); err != nil || res.GetCode() != statev1.Code_CODE_OK {

@@ -51,6 +51,7 @@ type devOptions struct {
 	kdcPorts     []int
 	kpasswdPorts []int
 	detach, json bool
+	level        uint32 // the cluster's, and all that its nodes support; 0: the newest
 }
 
 func newDevCommand() *cobra.Command {
@@ -64,7 +65,12 @@ nodes; its directory goes too unless --dir named it.`,
 		Example: "  charon dev --nodes 3 --realm EXAMPLE.COM --principal alice=secret --service HTTP/web.example.com\n" +
 			"  eval \"$(charon dev --detach --dir /tmp/realm --principal alice=secret)\"; kinit alice; charon dev stop /tmp/realm",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if o.level, err = heldLevel(cmd); err != nil {
+				return err
+			}
+			return o.run(cmd)
+		},
 	}
 	f := c.Flags()
 	f.IntVar(&o.nodes, "nodes", 1, "how many nodes, 1 to "+strconv.Itoa(devNodesMax))
@@ -76,6 +82,7 @@ nodes; its directory goes too unless --dir named it.`,
 	f.IntSliceVar(&o.kpasswdPorts, "kpasswd-ports", nil, "ports kept for password changes, one a node; nothing listens there in this release")
 	f.BoolVar(&o.detach, "detach", false, "return when the realm is ready")
 	f.BoolVar(&o.json, "json", false, "print one JSON object in place of shell lines")
+	addHoldFlag(c)
 	c.AddCommand(newDevStopCommand(), newDevStartCommand(), newDemoCommand())
 	return c
 }
@@ -166,6 +173,7 @@ func (o *devOptions) run(cmd *cobra.Command) error {
 		return coded(exitConflict, "%s is not empty; to bring a stopped realm back: charon dev start %s", dir, dir)
 	}
 	nodes := newProcesses(o.detach)
+	nodes.level = o.level
 	d, err := o.make(cmd.Context(), dir, nodes)
 	if err != nil {
 		err = errors.Join(err, nodes.stopAll(), d.keepLogs(cmd.ErrOrStderr()))

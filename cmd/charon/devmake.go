@@ -36,7 +36,7 @@ func (o *devOptions) make(ctx context.Context, dir string, nodes *processes) (d 
 	if err != nil {
 		return d, err
 	}
-	if _, err := node.Init(ctx, node.InitOptions{Realm: o.realm, Name: "n1", Config: configs[0], Version: version, Lax: true, Logger: quietLogger(io.Discard)}); err != nil {
+	if _, err := node.Init(ctx, node.InitOptions{Realm: o.realm, Name: "n1", Config: configs[0], Version: version, Lax: true, Logger: quietLogger(io.Discard), FeatureLevel: o.level}); err != nil {
 		return d, err
 	}
 	if err := d.save(); err != nil {
@@ -51,7 +51,7 @@ func (o *devOptions) make(ctx context.Context, dir string, nodes *processes) (d 
 	}
 	defer cc.Close()
 	for i := 1; i < o.nodes; i++ {
-		if err := d.joinNode(ctx, cc, configs[i], i); err != nil {
+		if err := d.joinNode(ctx, cc, configs[i], i, o.level); err != nil {
 			return d, err
 		}
 		if err := nodes.start(&d.Nodes[i]); err != nil {
@@ -143,7 +143,7 @@ func (p *portPicker) release() {
 	}
 }
 
-func (d *devRealm) joinNode(ctx context.Context, cc grpc.ClientConnInterface, c *node.Config, i int) error {
+func (d *devRealm) joinNode(ctx context.Context, cc grpc.ClientConnInterface, c *node.Config, i int, level uint32) error {
 	id := node.NewRequestID(time.Now())
 	r, err := adminv1.NewClusterClient(cc).CreateToken(ctx, &adminv1.CreateTokenRequest{RequestId: id[:], NodeName: d.Nodes[i].Name, Ttl: 300})
 	if err != nil {
@@ -153,7 +153,7 @@ func (d *devRealm) joinNode(ctx context.Context, cc grpc.ClientConnInterface, c 
 	if err != nil {
 		return err
 	}
-	_, err = node.Join(ctx, node.JoinOptions{Token: tok, Config: c, Version: version, Timeout: devDeadline})
+	_, err = node.Join(ctx, node.JoinOptions{Token: tok, Config: c, Version: version, Timeout: devDeadline, FeatureLevelMax: level})
 	return err
 }
 

@@ -24,6 +24,7 @@ const endLimit = 13 * time.Second
 // processes are the nodes that this process started.
 type processes struct {
 	detach   bool
+	level    uint32 // that the nodes are held back to; 0: none
 	children []*exec.Cmd
 	done     []chan struct{}
 }
@@ -48,7 +49,11 @@ func (p *processes) start(n *devNode) error {
 		return err
 	}
 	defer log.Close()
-	c := exec.Command(self, "server", "--config", filepath.Join(n.Dir, "charon.toml"))
+	args := []string{"server", "--config", filepath.Join(n.Dir, "charon.toml")}
+	if p.level != 0 {
+		args = append(args, "--"+holdFlag, fmt.Sprint(p.level))
+	}
+	c := exec.Command(self, args...)
 	c.Stdout, c.Stderr = log, log
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if p.detach {

@@ -32,8 +32,12 @@ nothing running. The recovery kit that it prints is what backups are encrypted t
 			if err != nil {
 				return err
 			}
+			level, err := heldLevel(cmd)
+			if err != nil {
+				return err
+			}
 			r, err := node.Init(cmd.Context(), node.InitOptions{
-				Realm: realm, Name: name, Config: cfg, Version: version, Logger: quietLogger(cmd.ErrOrStderr()),
+				Realm: realm, Name: name, Config: cfg, Version: version, Logger: quietLogger(cmd.ErrOrStderr()), FeatureLevel: level,
 			})
 			if err != nil {
 				return err
@@ -47,6 +51,7 @@ nothing running. The recovery kit that it prints is what backups are encrypted t
 	}
 	c.Flags().StringVar(&realm, "realm", "", "name of the realm, by custom the domain in capitals")
 	c.Flags().StringVar(&name, "name", defaultNodeName(), "name of this node")
+	addHoldFlag(c)
 	place.add(c)
 	if err := c.MarkFlagRequired("realm"); err != nil {
 		panic(err)

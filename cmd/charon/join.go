@@ -48,9 +48,13 @@ installed, else in the foreground.`,
 			if name == "" && tok.NodeName == "" {
 				name = defaultNodeName()
 			}
+			level, err := heldLevel(cmd)
+			if err != nil {
+				return err
+			}
 			out := cmd.OutOrStdout()
 			r, err := node.Join(cmd.Context(), node.JoinOptions{
-				Token: tok, Name: name, Config: cfg, Version: version, Timeout: timeout,
+				Token: tok, Name: name, Config: cfg, Version: version, Timeout: timeout, FeatureLevelMax: level,
 				Progress: func(s string) { fmt.Fprintf(cmd.ErrOrStderr(), "waiting: %s\n", s) },
 			})
 			if err != nil {
@@ -71,6 +75,7 @@ installed, else in the foreground.`,
 	c.Flags().StringVar(&tokenFile, "token-file", "", "file that holds the token")
 	c.Flags().BoolVar(&noStart, "no-start", false, "do not start the node")
 	c.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to try")
+	addHoldFlag(c)
 	place.add(c)
 	return c
 }
@@ -120,7 +125,10 @@ func startJoined(cmd *cobra.Command, cfg *node.Config, path, name string) error 
 			fmt.Fprintf(out, "Running here in the foreground until ^C; later: charon server --config %s\n", path)
 		}
 	}()
-	err := runServer(ctx, cfg, cmd.ErrOrStderr())
+	level, err := heldLevel(cmd)
+	if err == nil {
+		err = runServer(ctx, cfg, level, cmd.ErrOrStderr())
+	}
 	cancel()
 	<-watched
 	return err

@@ -29,11 +29,35 @@ SIGTERM drains: readiness goes, leadership is handed over, requests in work are 
 			if err != nil {
 				return err
 			}
-			return runServer(cmd.Context(), cfg, cmd.ErrOrStderr())
+			level, err := heldLevel(cmd)
+			if err != nil {
+				return err
+			}
+			return runServer(cmd.Context(), cfg, level, cmd.ErrOrStderr())
 		},
 	}
 	c.Flags().StringVar(&config, "config", "", "configuration file (default: the first of "+fmt.Sprint(node.ConfigPaths)+" that is there)")
+	addHoldFlag(c)
 	return c
+}
+
+// holdFlag makes this release a node of an older one, as far as formats go. It is for tests of mixed clusters, and is not shown.
+const holdFlag = "hold-feature-level"
+
+func addHoldFlag(c *cobra.Command) {
+	c.Flags().Uint32(holdFlag, 0, "for tests: support feature levels up to this one only")
+	if err := c.Flags().MarkHidden(holdFlag); err != nil {
+		panic(err)
+	}
+}
+
+// heldLevel is 0 without the flag.
+func heldLevel(c *cobra.Command) (uint32, error) {
+	level, err := c.Flags().GetUint32(holdFlag)
+	if c.Flags().Changed(holdFlag) && (level < node.FeatureLevelMin || level > node.FeatureLevelMax) {
+		err = usage(c, "--%s is %d to %d", holdFlag, node.FeatureLevelMin, node.FeatureLevelMax)
+	}
+	return level, err
 }
 
 // loadConfig reads the file named, or the one that is found, or takes the defaults.
@@ -45,7 +69,7 @@ func loadConfig(path string) (*node.Config, error) {
 }
 
 // runServer runs the node until a signal. A second one ends the process at once.
-func runServer(ctx context.Context, cfg *node.Config, stderr io.Writer) error {
+func runServer(ctx context.Context, cfg *node.Config, level uint32, stderr io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	signals := make(chan os.Signal, 4)
@@ -67,7 +91,7 @@ func runServer(ctx context.Context, cfg *node.Config, stderr io.Writer) error {
 			}
 		}
 	}()
-	return node.Run(ctx, node.RunOptions{Config: cfg, Version: version, Logger: newLogger(cfg, stderr), Reopen: reopen})
+	return node.Run(ctx, node.RunOptions{Config: cfg, Version: version, Logger: newLogger(cfg, stderr), Reopen: reopen, FeatureLevelMax: level})
 }
 
 func newLogger(cfg *node.Config, w io.Writer) *slog.Logger {

@@ -68,7 +68,7 @@ func (db *DB) apply(tx *bbolt.Tx, st *state, e Entry) (*statev1.Result, []Change
 		st.configIndex, st.config = e.Index, append([]byte(nil), e.Config...)
 		return &statev1.Result{Index: e.Index}, nil, nil
 	}
-	cmd, leaderTime, err := DecodeEnvelope(e.Data)
+	cmd, leaderTime, err := decodeEnvelope(e.Data, db.levelMax)
 	if err != nil {
 		return nil, nil, err
 	}

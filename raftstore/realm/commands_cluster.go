@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 )
 
@@ -87,7 +89,7 @@ func putCluster(o *overlay, c *statev1.PutCluster) (*statev1.Result, error) {
 			}
 			if found {
 				m.AutoRemoveAfter, m.AutoRemoveVoters = old.GetAutoRemoveAfter(), old.GetAutoRemoveVoters()
-				m.FeatureLevel, m.LastBackup = old.GetFeatureLevel(), old.GetLastBackup()
+				m.FeatureLevel, m.FeatureLevelAt, m.LastBackup = old.GetFeatureLevel(), old.GetFeatureLevelAt(), old.GetLastBackup()
 				keepMasterKey(m, old)
 			}
 			o.featureLevel = m.GetFeatureLevel()
@@ -95,7 +97,8 @@ func putCluster(o *overlay, c *statev1.PutCluster) (*statev1.Result, error) {
 		})
 }
 
-// setFeatureLevel raises the level; the envelope has seen to it that this release supports it.
+// setFeatureLevel raises the level by one, once every node that has a record supports it: only here is no join in between. The
+// envelope has seen to it that this node does.
 func setFeatureLevel(o *overlay, level uint32) (*statev1.Result, error) {
 	var m statev1.Cluster
 	found, err := o.load(cluster, clusterKey, &m)
@@ -106,9 +109,32 @@ func setFeatureLevel(o *overlay, level uint32) (*statev1.Result, error) {
 		return refuse(statev1.Code_CODE_NOT_FOUND, "there is no cluster record"), nil
 	case level < m.GetFeatureLevel():
 		return refuse(statev1.Code_CODE_INVALID, "feature level %d is below the present %d", level, m.GetFeatureLevel()), nil
+	case level > m.GetFeatureLevel()+1 && m.GetFeatureLevel() > 0:
+		return refuse(statev1.Code_CODE_INVALID, "feature level %d skips one: the present level is %d", level, m.GetFeatureLevel()), nil
+	}
+	if level > max(1, m.GetFeatureLevel()) {
+		if r, err := behind(o, level); err != nil || r != nil {
+			return r, err
+		}
+		m.FeatureLevelAt = o.st.now
 	}
 	m.FeatureLevel, o.featureLevel = level, level
 	return store(o, cluster, KindCluster, clusterKey, &m)
+}
+
+// behind refuses a feature level that a node does not support.
+func behind(o *overlay, level uint32) (refusal *statev1.Result, err error) {
+	err = o.each(nodes, func(key string, payload []byte) (bool, error) {
+		var n statev1.Node
+		if err := proto.Unmarshal(payload, &n); err != nil {
+			return false, fmt.Errorf("%w: node %x: %w", ErrCorrupt, key, err)
+		}
+		if n.GetFeatureLevelMax() < level {
+			refusal = refuse(statev1.Code_CODE_INVALID, "node %s supports feature level %d only", n.GetName(), n.GetFeatureLevelMax())
+		}
+		return refusal == nil, nil
+	})
+	return refusal, err
 }
 
 // noteBackup keeps the newest note by time. It moves no revision: who changes the cluster record at a revision need not know of backups.

@@ -18,6 +18,10 @@ func putNode(o *overlay, c *statev1.PutNode) (*statev1.Result, error) {
 		if r := starts(old, n); r != nil {
 			return r, nil
 		}
+		if o.featureLevel > 1 && n.GetFeatureLevelMax() < o.featureLevel {
+			return refuse(statev1.Code_CODE_INVALID, "node %q supports feature level %d, and the cluster is at %d: install the release that the other nodes run",
+				n.GetName(), n.GetFeatureLevelMax(), o.featureLevel), nil
+		}
 		if r, err := taken(o, n); err != nil || r != nil {
 			return r, err
 		}

@@ -47,6 +47,9 @@ func (db *DB) InstallSnapshot(r io.Reader) (SnapshotInfo, error) {
 	}
 	st, err := db.opts.load(b, r)
 	if err == nil {
+		err = checkLevel(st.featureLevel, FeatureLevelMin, db.levelMax)
+	}
+	if err == nil {
 		err = db.moveIn(b, tmp)
 	}
 	if err != nil {
@@ -237,10 +240,7 @@ func (s *stream) header() (*state, uint64, error) {
 		*v = le.Uint64(rest[4+8*i:])
 	}
 	st.now = int64(now)
-	if st.featureLevel > FeatureLevelMax {
-		return nil, 0, fmt.Errorf("%w: snapshot of feature level %d, this release supports up to %d", ErrTooNew, st.featureLevel, FeatureLevelMax)
-	}
-	return st, records, nil
+	return st, records, checkLevel(st.featureLevel, FeatureLevelMin, FeatureLevelMax)
 }
 
 // next reads the next block; io.EOF at the end marker.

@@ -90,10 +90,7 @@ func decodeState(b []byte) (*state, error) {
 	if len(p) > 0 {
 		s.config = append([]byte(nil), p...)
 	}
-	if s.featureLevel > FeatureLevelMax {
-		return nil, fmt.Errorf("%w: feature level %d, this release supports up to %d", ErrTooNew, s.featureLevel, FeatureLevelMax)
-	}
-	return s, nil
+	return s, checkLevel(s.featureLevel, FeatureLevelMin, FeatureLevelMax)
 }
 
 func readState(tx *bbolt.Tx) (*state, error) {

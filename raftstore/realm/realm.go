@@ -27,12 +27,11 @@ var (
 	ErrCorrupt = errors.New("corrupt realm state")
 	// ErrTooNew says that bytes were written by a release that this one can't follow. The caller stops the process.
 	ErrTooNew = errors.New("realm state of a newer release")
+	// ErrTooOld says that the cluster is at a feature level that this release does not know any more. The caller stops the process.
+	ErrTooOld = errors.New("realm state of an older release")
 	// ErrClosed says that the DB was closed.
 	ErrClosed = errors.New("realm state is closed")
 )
-
-// FeatureLevelMax is the highest feature level that this release supports.
-const FeatureLevelMax = 1
 
 // Options of Open. The zero value is right for a server.
 type Options struct {
@@ -41,6 +40,8 @@ type Options struct {
 	MmapSize int
 	// NoSync leaves out fsync. For tests that are not about crashes.
 	NoSync bool
+	// FeatureLevelMax holds the node back to a lower feature level than the release's. For tests of mixed clusters. 0: FeatureLevelMax.
+	FeatureLevelMax uint32
 	// Commit, when not nil, runs every transaction that writes, so that a test may cut the power within: path is the file, noSync tells
 	// that it need not be on disk when commit returns. bbolt itself then leaves out fsync.
 	Commit func(path string, noSync bool, commit func() error) error
@@ -87,6 +88,7 @@ type DB struct {
 	subscribers   []func([]Change)
 
 	outcomesMax uint64
+	levelMax    uint32
 }
 
 // file is a bbolt handle that is closed when its last reader is done.
@@ -96,7 +98,7 @@ type file struct {
 }
 
 // Open opens the state at path, or makes an empty one. A half-made file of an interrupted InstallSnapshot is removed.
-// Errors: ErrTooNew, ErrCorrupt, or the file can't be opened within a second (another process has it).
+// Errors: ErrTooNew, ErrTooOld, ErrCorrupt, or the file can't be opened within a second (another process has it).
 func Open(path string, opts Options) (*DB, error) {
 	if err := os.Remove(installPath(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("removing an interrupted installation: %w", err)
@@ -105,8 +107,14 @@ func Open(path string, opts Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{path: path, opts: opts, file: &file{bolt: b}, outcomesMax: outcomesMax}
+	db := &DB{path: path, opts: opts, file: &file{bolt: b}, outcomesMax: outcomesMax, levelMax: FeatureLevelMax}
+	if opts.FeatureLevelMax != 0 {
+		db.levelMax = min(db.levelMax, opts.FeatureLevelMax)
+	}
 	st, err := prepare(b, opts)
+	if err == nil {
+		err = checkLevel(st.featureLevel, FeatureLevelMin, db.levelMax)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening realm state %s: %w", path, err), b.Close())
 	}
@@ -259,9 +267,6 @@ func (db *DB) Installed() uint64 { return db.applied.Load().installed }
 
 // Now is the latest leader time applied, in milliseconds since the epoch.
 func (db *DB) Now() int64 { return db.applied.Load().now }
-
-// FeatureLevel is the cluster's feature level; 0 before there is a cluster record.
-func (db *DB) FeatureLevel() uint32 { return db.applied.Load().featureLevel }
 
 // Counts are numbers of records, for metrics.
 type Counts struct {

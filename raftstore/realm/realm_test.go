@@ -156,7 +156,7 @@ func putRealm(name string, e *statev1.Expect) *statev1.Command {
 }
 
 func putN(id, name string, e *statev1.Expect) *statev1.Command {
-	return &statev1.Command{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{Node: &statev1.Node{Id: id16(id), Name: name}, Expect: e}}}
+	return &statev1.Command{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{Node: &statev1.Node{Id: id16(id), Name: name, FeatureLevelMax: FeatureLevelMax}, Expect: e}}}
 }
 
 func delN(id string, e *statev1.Expect) *statev1.Command {

@@ -34,6 +34,29 @@ const (
 	partsMax = 16
 )
 
+// kindLevel is the feature level that a kind needs (raftstore/realm has the levels). What is added here is of the newest level.
+var kindLevel = [...]uint32{kindProofs: 1, kindAttempts: 1, kindSkew: 1, kindEpoch: 1}
+
+// CheckLevel refuses an entry that holds a kind above a feature level: the cluster's before it is proposed, the node's before it is applied.
+// Bytes that are no entry pass; Apply refuses them.
+func CheckLevel(b []byte, level uint32) error {
+	for len(b) >= partHeader {
+		kind, n := int(b[1]), uint64(binary.LittleEndian.Uint32(b[10:]))
+		if kind >= len(kindLevel) {
+			return nil
+		}
+		if kindLevel[kind] > level {
+			return fmt.Errorf("%w: entry of kind %d, which needs feature level %d, not %d", ErrTooNew, kind, kindLevel[kind], level)
+		}
+		size := partHeader + n*uint64(itemSize[kind])
+		if size > uint64(len(b)) {
+			return nil
+		}
+		b = b[size:]
+	}
+	return nil
+}
+
 var itemSize = [...]int{kindProofs: 28, kindAttempts: 57, kindSkew: 4, kindEpoch: 24}
 
 // ErrTooMany says that an entry would hold more than ItemsMax items.

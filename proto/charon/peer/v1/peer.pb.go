@@ -464,6 +464,7 @@ type InfoResponse struct {
 	MasterKeyVersions []uint32 `protobuf:"varint,25,rep,packed,name=master_key_versions,json=masterKeyVersions,proto3" json:"master_key_versions,omitempty"`
 	// Why the node can't take another version; empty: it can.
 	MasterKeyFixed string `protobuf:"bytes,26,opt,name=master_key_fixed,json=masterKeyFixed,proto3" json:"master_key_fixed,omitempty"`
+	FeatureLevel   uint32 `protobuf:"varint,33,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"` // of the cluster, as the asked node has applied it
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -650,6 +651,13 @@ func (x *InfoResponse) GetMasterKeyFixed() string {
 		return x.MasterKeyFixed
 	}
 	return ""
+}
+
+func (x *InfoResponse) GetFeatureLevel() uint32 {
+	if x != nil {
+		return x.FeatureLevel
+	}
+	return 0
 }
 
 // Silence is how long a member has not answered.
@@ -1057,7 +1065,7 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\vInfoRequest\x12!\n" +
 	"\fpeer_address\x18\x16 \x01(\tR\vpeerAddress\x12!\n" +
 	"\fboot_counter\x18\x17 \x01(\x04R\vbootCounter\x12\x14\n" +
-	"\x05vouch\x18\x18 \x01(\bR\x05vouch\"\x8d\x06\n" +
+	"\x05vouch\x18\x18 \x01(\bR\x05vouch\"\xb2\x06\n" +
 	"\fInfoResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1b\n" +
 	"\treplay_id\x18\x02 \x01(\fR\breplayId\x12\x12\n" +
@@ -1082,7 +1090,8 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\x06silent\x18\x16 \x03(\v2\x17.charon.peer.v1.SilenceR\x06silent\x12\x18\n" +
 	"\acurrent\x18\x17 \x01(\bR\acurrent\x12.\n" +
 	"\x13master_key_versions\x18\x19 \x03(\rR\x11masterKeyVersions\x12(\n" +
-	"\x10master_key_fixed\x18\x1a \x01(\tR\x0emasterKeyFixed\"+\n" +
+	"\x10master_key_fixed\x18\x1a \x01(\tR\x0emasterKeyFixed\x12#\n" +
+	"\rfeature_level\x18! \x01(\rR\ffeatureLevel\"+\n" +
 	"\aSilence\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x10\n" +
 	"\x03for\x18\x02 \x01(\x03R\x03for\"B\n" +

@@ -1416,6 +1416,7 @@ type Cluster struct {
 	MasterKeyLast     uint32             `protobuf:"varint,17,opt,name=master_key_last,json=masterKeyLast,proto3" json:"master_key_last,omitempty"`            // the highest version ever given out; 0: master_key_version
 	MasterKeyAt       int64              `protobuf:"varint,18,opt,name=master_key_at,json=masterKeyAt,proto3" json:"master_key_at,omitempty"`                  // when the last rotation ended
 	MasterKeyFloor    uint32             `protobuf:"varint,19,opt,name=master_key_floor,json=masterKeyFloor,proto3" json:"master_key_floor,omitempty"`         // nodes drop versions below it
+	FeatureLevelAt    int64              `protobuf:"varint,20,opt,name=feature_level_at,json=featureLevelAt,proto3" json:"feature_level_at,omitempty"`         // when it was raised last; 0: since the cluster was made
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -1544,6 +1545,13 @@ func (x *Cluster) GetMasterKeyAt() int64 {
 func (x *Cluster) GetMasterKeyFloor() uint32 {
 	if x != nil {
 		return x.MasterKeyFloor
+	}
+	return 0
+}
+
+func (x *Cluster) GetFeatureLevelAt() int64 {
+	if x != nil {
+		return x.FeatureLevelAt
 	}
 	return 0
 }
@@ -2593,6 +2601,7 @@ func (x *PutCluster) GetExpect() *Expect {
 	return nil
 }
 
+// SetFeatureLevel to the present level changes nothing but the revision.
 type SetFeatureLevel struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Level         uint32                 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
@@ -3368,6 +3377,7 @@ func (x *Batch) GetCommands() []*Command {
 	return nil
 }
 
+// What is added to a message of this file needs feature level 2 (raftstore/realm/level.go), operations like fields.
 type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 16 bytes, UUIDv7. Empty: internal command, no idempotency record.
@@ -4158,7 +4168,7 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12)\n" +
 	"\x03key\x18\x03 \x01(\v2\x17.charon.state.v1.SealedR\x03key\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x04R\brevision\"\xdd\x04\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"\x87\x05\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
 	"\rdefault_realm\x18\x02 \x01(\tR\fdefaultRealm\x12#\n" +
@@ -4176,7 +4186,8 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\x13master_key_rotation\x18\x10 \x01(\v2\".charon.state.v1.MasterKeyRotationR\x11masterKeyRotation\x12&\n" +
 	"\x0fmaster_key_last\x18\x11 \x01(\rR\rmasterKeyLast\x12\"\n" +
 	"\rmaster_key_at\x18\x12 \x01(\x03R\vmasterKeyAt\x12(\n" +
-	"\x10master_key_floor\x18\x13 \x01(\rR\x0emasterKeyFloor\"\x90\x01\n" +
+	"\x10master_key_floor\x18\x13 \x01(\rR\x0emasterKeyFloor\x12(\n" +
+	"\x10feature_level_at\x18\x14 \x01(\x03R\x0efeatureLevelAt\"\x90\x01\n" +
 	"\n" +
 	"BackupNote\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x0e\n" +
