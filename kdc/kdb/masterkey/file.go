@@ -7,13 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// The file: a heading line, one "VERSION BASE64" line a key, ascending, the current one last.
+// The file: a heading line, one "VERSION BASE64" line a key, ascending. Which of them is in use the realm's state says.
 const heading = "charon-master-key 1"
 
 // fileMax bounds what Load reads.
@@ -21,13 +23,16 @@ const fileMax = 16 << 10
 
 // Text is the ring as its file holds it. It is the secret itself: for the file and for the join channel only.
 func (r *Ring) Text() []byte {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return text(r.keys)
+}
+
+func text(keys map[uint32]*entry) []byte {
 	var b bytes.Buffer
 	b.WriteString(heading + "\n")
-	for _, v := range r.Versions() {
-		r.mu.RLock()
-		e := r.keys[v]
-		r.mu.RUnlock()
-		fmt.Fprintf(&b, "%d %s\n", v, base64.StdEncoding.EncodeToString(e.raw[:]))
+	for _, v := range slices.Sorted(maps.Keys(keys)) {
+		fmt.Fprintf(&b, "%d %s\n", v, base64.StdEncoding.EncodeToString(keys[v].raw[:]))
 	}
 	return b.Bytes()
 }
@@ -112,14 +117,16 @@ func Load(path string) (*Ring, error) {
 }
 
 // WriteFile writes the ring with mode 0600, durably and atomically: after a crash the old or the new file is there, whole.
-func (r *Ring) WriteFile(path string) error {
+func (r *Ring) WriteFile(path string) error { return writeFile(path, r.Text()) }
+
+func writeFile(path string, text []byte) error {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".master-key-*") // 0600
 	if err != nil {
 		return fmt.Errorf("writing master key: %w", err)
 	}
 	defer os.Remove(f.Name())
-	if err := errors.Join(writeAll(f, r.Text()), f.Close()); err != nil {
+	if err := errors.Join(writeAll(f, text), f.Close()); err != nil {
 		return fmt.Errorf("writing master key: %w", err)
 	}
 	if err := os.Rename(f.Name(), path); err != nil {

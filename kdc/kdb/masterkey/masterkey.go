@@ -6,8 +6,11 @@
 package masterkey
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -35,9 +38,10 @@ var (
 	ErrNoVersion = errors.New("master key version not in the ring")
 )
 
-// Ring holds the master key versions a node knows. It is safe for concurrent use. It prints as "[master key ring]".
+// Ring holds the master key versions a node knows. It is safe for concurrent use, rotations included. It prints as "[master key ring]".
 type Ring struct {
-	mu      sync.RWMutex
+	mu sync.RWMutex
+	// current is the newest version of a ring that was read or made, until Use says which one the realm is at.
 	current uint32
 	keys    map[uint32]*entry
 }
@@ -96,16 +100,24 @@ func Generate(rand io.Reader) (*Ring, error) {
 }
 
 func (r *Ring) add(version uint32, raw [keySize]byte) error {
-	b, err := aes.NewCipher(raw[:])
+	e, err := newEntry(raw)
 	if err != nil {
 		return err
+	}
+	r.keys[version] = e
+	return nil
+}
+
+func newEntry(raw [keySize]byte) (*entry, error) {
+	b, err := aes.NewCipher(raw[:])
+	if err != nil {
+		return nil, err
 	}
 	a, err := cipher.NewGCM(b)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r.keys[version] = &entry{raw: raw, aead: a}
-	return nil
+	return &entry{raw: raw, aead: a}, nil
 }
 
 // Current is the version that Seal uses.
@@ -113,6 +125,46 @@ func (r *Ring) Current() uint32 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.current
+}
+
+// Use has Seal work under version from now on. ErrNoVersion, and nothing has changed.
+func (r *Ring) Use(version uint32) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.keys[version] == nil {
+		return fmt.Errorf("master key version %d: %w", version, ErrNoVersion)
+	}
+	r.current = version
+	return nil
+}
+
+// Check tells a version's key from others without giving it away: 32 bytes. ErrNoVersion.
+func (r *Ring) Check(clusterID []byte, version uint32) ([]byte, error) {
+	key, err := r.Key(version)
+	if err != nil {
+		return nil, err
+	}
+	return Check(clusterID, version, key), nil
+}
+
+// Check is that of a key (32 bytes).
+func Check(clusterID []byte, version uint32, key []byte) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte("charon master key check 1"))
+	h.Write(binary.BigEndian.AppendUint32(nil, version))
+	h.Write(clusterID)
+	return h.Sum(nil)
+}
+
+// Key is the secret itself: 32 bytes, for another node's disk only. ErrNoVersion.
+func (r *Ring) Key(version uint32) ([]byte, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	e := r.keys[version]
+	if e == nil {
+		return nil, fmt.Errorf("master key version %d: %w", version, ErrNoVersion)
+	}
+	return bytes.Clone(e.raw[:]), nil
 }
 
 // Versions that the ring holds, ascending.
