@@ -32,6 +32,7 @@ type fakeStore struct {
 	stale      bool                      // Fresh is false, and what is not there may be elsewhere
 	made       int
 	after      func(name string) // called after each look-up of a principal, when it has its answer
+	catchUp    func(ctx context.Context) error
 }
 
 func (s *fakeStore) Realm(name string) (*kdb.Realm, error) {
@@ -67,6 +68,17 @@ func (s *fakeStore) Fresh() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.stale
+}
+
+// CatchUp is what the test says it is; else nothing comes.
+func (s *fakeStore) CatchUp(ctx context.Context) error {
+	s.mu.Lock()
+	f := s.catchUp
+	s.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	return f(ctx)
 }
 
 func (s *fakeStore) setStale(stale bool) {

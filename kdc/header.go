@@ -1,6 +1,7 @@
 package kdc
 
 import (
+	"context"
 	"crypto/md5"
 	"crypto/sha1"
 	"crypto/subtle"
@@ -30,7 +31,7 @@ type tgsHeader struct {
 }
 
 // openHeader is RFC 4120 section 3.3.2, with the checks of section 3.2.3 in their order.
-func (s *Server) openHeader(q *request) (*tgsHeader, error) {
+func (s *Server) openHeader(ctx context.Context, q *request) (*tgsHeader, error) {
 	pa, ok := findPA(q.msg.PAData, krb5.PATGSReq)
 	if !ok {
 		return nil, badHeader(krb5.ErrPADataTypeNoSupp)
@@ -43,6 +44,9 @@ func (s *Server) openHeader(q *request) (*tgsHeader, error) {
 		return nil, badHeader(krb5.ErrPolicy)
 	}
 	h := &tgsHeader{ticket: &ap.Ticket, authenticator: ap.Authenticator.Cipher}
+	if err := s.catchUpTo(ctx, h.ticket); err != nil {
+		return nil, err
+	}
 	if err := s.openHeaderTicket(q, h); err != nil {
 		return nil, err
 	}

@@ -119,6 +119,8 @@ type Server struct {
 	guesses   *guesses
 	// staleSince is when the node was first seen to be no longer fresh; nil while it is.
 	staleSince atomic.Pointer[time.Time]
+	// catchingUp holds one for each request that waits for keys which this node has yet to hear of.
+	catchingUp chan struct{}
 }
 
 // skew is how far a client's clock may be off now.
@@ -143,5 +145,5 @@ func New(c Config) *Server {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: c, lookaside: newLookaside(), guesses: newGuesses(c.Nodes, c.Now)}
+	return &Server{cfg: c, lookaside: newLookaside(), guesses: newGuesses(c.Nodes, c.Now), catchingUp: make(chan struct{}, catchUpsMax)}
 }

@@ -25,9 +25,14 @@ func (s *Server) tgs(ctx context.Context, q *request) ([]byte, error) {
 	if q.realm, err = s.cfg.Store.Realm(q.msg.ReqBody.Realm); err != nil {
 		return nil, notFound(err, krb5.ErrSPrincipalUnknown, "REALM_UNKNOWN")
 	}
-	h, err := s.openHeader(q)
+	h, err := s.openHeader(ctx, q)
 	if err != nil {
 		return nil, err
+	}
+	if second := q.msg.ReqBody.AdditionalTickets; len(second) > 0 && q.msg.ReqBody.KDCOptions.Has(krb5.KDCOptEncTktInSKey) {
+		if err := s.catchUpTo(ctx, &second[0]); err != nil {
+			return nil, err
+		}
 	}
 	pending := s.cfg.Proofs.Submit(kdb.Proof{Ciphertext: h.authenticator, Request: q.Data, Time: h.auth.Time()})
 	f, err := s.gatherTGS(q, h)

@@ -29,6 +29,8 @@ type Config struct {
 	Identity peer.Identity
 	// Ring opens sealed values. nil: no keys can be opened, and the KDC's look-ups answer kdb.ErrStale.
 	Ring *masterkey.Ring
+	// Keys is the file of Ring, for versions to come and go while the node runs. nil: none do.
+	Keys *masterkey.File
 	// Bootstrap makes a new cluster of this one node. Only on an empty Dir; refused otherwise.
 	Bootstrap *Bootstrap
 	// Timing; the zero value is for a LAN.

@@ -26,8 +26,8 @@ type lease struct {
 }
 
 type grant struct {
-	until time.Time // monotonic
-	index uint64
+	asked, until time.Time // monotonic
+	index        uint64
 }
 
 func newLease(s *Store) *lease {
@@ -41,6 +41,26 @@ func newLease(s *Store) *lease {
 func (l *lease) fresh() bool {
 	g := l.grant.Load()
 	return g != nil && l.s.applied.get() >= g.index && time.Now().Before(g.until)
+}
+
+// catchUpPoll is how often who waits for a grant looks. Grants come every quarter of a lease.
+const catchUpPoll = 5 * time.Millisecond
+
+// catchUp returns when this node has applied everything that was acknowledged before the call, or with ctx's error.
+func (l *lease) catchUp(ctx context.Context) error {
+	begun := time.Now()
+	t := time.NewTicker(catchUpPoll)
+	defer t.Stop()
+	for {
+		if g := l.grant.Load(); g != nil && g.asked.After(begun) {
+			return l.s.applied.wait(ctx, g.index)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
 }
 
 // age of the last contact with a leader, or since the start if there was none.
@@ -72,7 +92,7 @@ func (l *lease) renew(ctx context.Context) {
 	}
 	now := time.Now()
 	l.contact.Store(&now)
-	l.grant.Store(&grant{until: asked.Add(l.s.cfg.Timing.Fresh), index: index})
+	l.grant.Store(&grant{asked: asked, until: asked.Add(l.s.cfg.Timing.Fresh), index: index})
 }
 
 func (l *lease) ask(ctx context.Context) (uint64, bool) {

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -52,6 +53,9 @@ func (p *principals) changed(list []realm.Change) {
 		case realm.KindPolicy, realm.KindRealm, realm.KindCluster, realm.KindEverything:
 			p.cache.clear()
 			p.realms.clear()
+		}
+		if c.Kind == realm.KindCluster || c.Kind == realm.KindEverything {
+			p.s.useMasterKey()
 		}
 		if c.Kind == realm.KindSecret || c.Kind == realm.KindEverything || c.Kind == realm.KindCluster {
 			p.s.proofs.forgetKey()
@@ -130,6 +134,14 @@ func missing(err error, fresh bool) error {
 	default:
 		return kdb.ErrStale
 	}
+}
+
+// CatchUp implements kdb.Store.
+func (p *principals) CatchUp(ctx context.Context) error {
+	if err := p.s.lease.catchUp(ctx); err != nil {
+		return fmt.Errorf("%w: %w", kdb.ErrStale, err)
+	}
+	return nil
 }
 
 // Fresh implements kdb.Store.

@@ -92,6 +92,7 @@ func (s *Store) info(asker peer.NodeID) *peerv1.InfoResponse {
 		FeatureLevelMax: s.cfg.Self.GetFeatureLevelMax(),
 		FeatureLevel:    s.db.FeatureLevel(),
 	}
+	r.MasterKeyVersions, r.MasterKeyFixed = s.masterKeys(), s.keysFixed()
 	if s.started.Load() {
 		r.LastIndex = s.realm.raft.LastIndex()
 		r.ReplayApplied = s.replay.raft.AppliedIndex()

@@ -50,6 +50,9 @@ type NodeStatus struct {
 	ReplayState string
 	// FeatureLevelMax is the highest feature level that it supports, as it says itself or said last; 0: unknown.
 	FeatureLevelMax uint32
+	// MasterKeys are the versions of the master key on its disk; MasterKeysFixed is why it can take no other.
+	MasterKeys      []uint32
+	MasterKeysFixed string
 }
 
 // The roles in Status.
@@ -89,6 +92,7 @@ func (s *Store) Status(ctx context.Context) Status {
 			n.Applied, n.Version, n.ReplayState = info.GetApplied(), info.GetVersion(), info.GetReplayState()
 			n.Lag = lag(st.CommitIndex, info.GetLastIndex())
 			n.Uptime = time.Duration(info.GetUptime()) * time.Millisecond
+			n.MasterKeys, n.MasterKeysFixed = info.GetMasterKeyVersions(), info.GetMasterKeyFixed()
 			n.LastContact = time.Duration(info.GetLastContact()) * time.Millisecond
 			n.FeatureLevelMax = info.GetFeatureLevelMax()
 		}
@@ -160,6 +164,7 @@ func (s *Store) nodeStatus(id peer.NodeID, voter bool, leader peer.NodeID) NodeS
 		n.Reachable = true
 		n.Applied, n.Version, n.ReplayState = s.applied.get(), s.cfg.Self.GetVersion(), s.proofs.stateName()
 		n.Uptime, n.LastContact = s.uptime(), s.lease.age()
+		n.MasterKeys, n.MasterKeysFixed = s.masterKeys(), s.keysFixed()
 		if s.started.Load() {
 			n.Lag = lag(s.realm.raft.CommitIndex(), s.realm.raft.LastIndex())
 		}
@@ -199,8 +204,8 @@ func (s *Store) unfit() string {
 		return "not started"
 	case s.applied.get() == 0:
 		return "has not received the realm yet"
-	case s.cfg.Ring == nil:
-		return "no master key"
+	case s.noMasterKey() != "":
+		return s.noMasterKey()
 	case !s.isMember():
 		return "removed from the cluster"
 	case s.lease.age() > s.cfg.StaleLimit:

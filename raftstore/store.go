@@ -58,6 +58,10 @@ type Store struct {
 	proofs  *proofs
 	commit  *committer
 
+	// keyless is why the master key does not do; nil and empty: it does. keysChanged is signalled when that may have changed.
+	keyless     atomic.Pointer[string]
+	keysChanged chan struct{}
+
 	started, stopping atomic.Bool
 	cancel            context.CancelFunc
 	wg                sync.WaitGroup
@@ -69,16 +73,17 @@ type Store struct {
 
 // Open reads Dir, checks that identity, log and state belong together, and prepares both groups. Nothing runs yet: services
 // may be registered on Forward().Server() and listeners taken from Mux() until Start. The listener is Open's from the call on.
-// Errors: ErrBroken.
+// Errors: ErrBroken, ErrNoMasterKey.
 func Open(cfg Config) (*Store, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
 	cfg.Self = proto.CloneOf(cfg.Self)
 	s := &Store{
-		cfg:        cfg,
-		begun:      time.Now(),
-		membership: make(chan struct{}, 1),
+		cfg:         cfg,
+		begun:       time.Now(),
+		membership:  make(chan struct{}, 1),
+		keysChanged: make(chan struct{}, 1),
 	}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.closeFiles(), cfg.Listener.Close())
@@ -99,6 +104,9 @@ func (s *Store) open() error {
 		return err
 	}
 	s.cfg.Self.FeatureLevelMax = s.db.FeatureLevelMax()
+	if err := s.checkMasterKey(); err != nil {
+		return err
+	}
 	if err := s.openReplay(); err != nil {
 		return err
 	}
@@ -226,7 +234,7 @@ func (s *Store) start(ctx context.Context) error {
 	s.started.Store(true)
 	s.membershipChanged()
 	for _, loop := range []func(context.Context){
-		s.realm.watch, s.replay.watch, s.lease.run, s.proofs.run, s.commit.serve, s.meet, s.tendMembers, s.tendSnapshots,
+		s.realm.watch, s.replay.watch, s.lease.run, s.proofs.run, s.commit.serve, s.meet, s.tendMembers, s.tendSnapshots, s.tendKeys,
 	} {
 		s.goDo(func() { loop(run) })
 	}

@@ -104,7 +104,7 @@ type Realm struct {
 	ETypes []kcrypto.EType
 }
 
-// Store is the principal database as the KDC reads it. Implementations answer from local, applied state and do not block on the network.
+// Store is the principal database as the KDC reads it. Implementations answer from local, applied state and, CatchUp aside, do not block on the network.
 type Store interface {
 	// Realm returns ErrNotFound for a realm that this cluster does not serve.
 	Realm(name string) (*Realm, error)
@@ -112,6 +112,9 @@ type Store interface {
 	Principal(realm string, name krb5.PrincipalName) (*Principal, error)
 	// Fresh tells whether the freshness lease holds (raftstore/DESIGN.md, "Reads after writes"): only then may PREAUTH_FAILED be answered at once.
 	Fresh() bool
+	// CatchUp returns when the state holds everything that was acknowledged before the call, or with ErrStale once ctx ends. It is the one method that
+	// may wait for the network: for what a ticket shows to exist and the state does not have.
+	CatchUp(ctx context.Context) error
 }
 
 // Verdict is what the shared replay cache says of one proof.
