@@ -109,6 +109,9 @@ func joinClose(err error, c io.Closer) error {
 // Counts of the records in it; FileBytes is not told.
 func (s *Snapshot) Counts() Counts { return s.st.countRecords() }
 
+// Tx is the view that the stream is of.
+func (s *Snapshot) Tx() *Tx { return &Tx{s.tx} }
+
 // Close ends the read transaction. A second call does nothing.
 func (s *Snapshot) Close() error {
 	if s.tx == nil {

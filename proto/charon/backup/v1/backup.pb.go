@@ -167,11 +167,10 @@ func (x *Header) GetStateBytes() uint64 {
 // Trailer is the last thing inside.
 type Trailer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Records       uint64                 `protobuf:"varint,1,opt,name=records,proto3" json:"records,omitempty"`
-	Principals    uint64                 `protobuf:"varint,2,opt,name=principals,proto3" json:"principals,omitempty"`
-	Keys          uint64                 `protobuf:"varint,3,opt,name=keys,proto3" json:"keys,omitempty"`       // of principals, current and in their histories; each was opened
-	Secrets       uint64                 `protobuf:"varint,4,opt,name=secrets,proto3" json:"secrets,omitempty"` // of the cluster; each was opened
-	Sha256        []byte                 `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`    // of everything inside before the trailer
+	Principals    uint64                 `protobuf:"varint,1,opt,name=principals,proto3" json:"principals,omitempty"`
+	Keys          uint64                 `protobuf:"varint,2,opt,name=keys,proto3" json:"keys,omitempty"`       // of principals, current and in their histories; each was opened
+	Secrets       uint64                 `protobuf:"varint,3,opt,name=secrets,proto3" json:"secrets,omitempty"` // of the cluster; each was opened
+	Sha256        []byte                 `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`    // of everything inside before the trailer
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -204,13 +203,6 @@ func (x *Trailer) ProtoReflect() protoreflect.Message {
 // Deprecated: Use Trailer.ProtoReflect.Descriptor instead.
 func (*Trailer) Descriptor() ([]byte, []int) {
 	return file_charon_backup_v1_backup_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *Trailer) GetRecords() uint64 {
-	if x != nil {
-		return x.Records
-	}
-	return 0
 }
 
 func (x *Trailer) GetPrincipals() uint64 {
@@ -268,15 +260,14 @@ const file_charon_backup_v1_backup_proto_rawDesc = "" +
 	"\n" +
 	"clock_skew\x18\f \x01(\rR\tclockSkew\x12\x1f\n" +
 	"\vstate_bytes\x18\r \x01(\x04R\n" +
-	"stateBytes\"\x89\x01\n" +
-	"\aTrailer\x12\x18\n" +
-	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x1e\n" +
+	"stateBytes\"o\n" +
+	"\aTrailer\x12\x1e\n" +
 	"\n" +
-	"principals\x18\x02 \x01(\x04R\n" +
+	"principals\x18\x01 \x01(\x04R\n" +
 	"principals\x12\x12\n" +
-	"\x04keys\x18\x03 \x01(\x04R\x04keys\x12\x18\n" +
-	"\asecrets\x18\x04 \x01(\x04R\asecrets\x12\x16\n" +
-	"\x06sha256\x18\x05 \x01(\fR\x06sha256B>Z<github.com/charon-kdc/charon/proto/charon/backup/v1;backupv1b\x06proto3"
+	"\x04keys\x18\x02 \x01(\x04R\x04keys\x12\x18\n" +
+	"\asecrets\x18\x03 \x01(\x04R\asecrets\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\fR\x06sha256B>Z<github.com/charon-kdc/charon/proto/charon/backup/v1;backupv1b\x06proto3"
 
 var (
 	file_charon_backup_v1_backup_proto_rawDescOnce sync.Once
