@@ -110,7 +110,7 @@ type Config struct {
 	Version     string
 	// Stats is what this node measured of itself. It must not block. Nil: nothing is known.
 	Stats func() *adminv1.NodeStats
-	// Now is the wall clock, Rand makes keys and ids.
+	// Now is the cluster's time, by which deadlines in the state are made and held; Rand makes keys and ids.
 	Now    func() time.Time
 	Rand   io.Reader
 	Logger *slog.Logger

@@ -70,6 +70,8 @@ func nodeStatus(m raftstore.NodeStatus, records []*statev1.Node) *adminv1.NodeSt
 	switch {
 	case !m.Reachable:
 		out.Health = "down"
+	case m.ClockOut:
+		out.Health = "clock"
 	case m.ReplayState == "cut-off":
 		out.Health = "cut-off"
 	case m.Lag > lagWarn:

@@ -98,7 +98,7 @@ func (s *Service) guarded(desc *grpc.ServiceDesc, door Door) *grpc.ServiceDesc {
 
 // serve is one call: who, where, may he, do it, and one audit event.
 func (s *Service) serve(ctx context.Context, door Door, method string, req proto.Message, h grpc.UnaryHandler) (resp any, err error) {
-	start := s.Now()
+	start, begun := s.Now(), time.Now()
 	ctx, cancel := context.WithTimeout(ctx, callTimeMax)
 	defer cancel()
 	c, err := s.identify(ctx, door)
@@ -109,7 +109,7 @@ func (s *Service) serve(ctx context.Context, door Door, method string, req proto
 			resp = nil
 		}
 		err = s.conclude(method, req, err)
-		s.audit(method, c, req, err, start, forwarded)
+		s.audit(method, c, req, err, start, time.Since(begun), forwarded)
 	}()
 	if err != nil {
 		return nil, refuse(codes.Unauthenticated, "UNAUTHENTICATED", "%v", err)
@@ -259,13 +259,13 @@ func (s *Service) conclude(method string, req proto.Message, err error) error {
 	return out
 }
 
-func (s *Service) audit(method string, c Caller, req proto.Message, err error, start time.Time, forwarded bool) {
+func (s *Service) audit(method string, c Caller, req proto.Message, err error, start time.Time, took time.Duration, forwarded bool) {
 	if s.Audit == nil {
 		return
 	}
 	e := AuditEvent{
 		Time: start, Method: method, Caller: c.Subject, Target: targetOf(req), Code: status.Code(err).String(),
-		Duration: s.Now().Sub(start), Forwarded: forwarded,
+		Duration: took, Forwarded: forwarded,
 	}
 	if info := errorInfo(err); info != nil {
 		e.Reason = info.GetReason()

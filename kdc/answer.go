@@ -13,10 +13,12 @@ import (
 // request is one message on its way through an exchange.
 type request struct {
 	Request
-	now   time.Time // the KDC's time, once for the whole exchange; UTC
-	msg   *krb5.KDCReq
-	realm *kdb.Realm // that of the server asked for
-	names names      // for a KRB-ERROR
+	now time.Time // the KDC's time, once for the whole exchange; UTC
+	// stateNow is Config.StateNow's, once as well.
+	stateNow time.Time
+	msg      *krb5.KDCReq
+	realm    *kdb.Realm // that of the server asked for
+	names    names      // for a KRB-ERROR
 	// proven: the sender has shown that it knows a key, so the bound on replies to strangers does not hold.
 	proven bool
 	ev     *Event
@@ -29,16 +31,16 @@ type request struct {
 func (s *Server) Answer(ctx context.Context, r Request) []byte {
 	now := s.cfg.Now().UTC()
 	if r.Received.IsZero() {
-		r.Received = now
+		r.Received = s.cfg.Elapsed()
 	}
-	q := request{Request: r, now: now, ev: &Event{Time: now, Type: "OTHER", Peer: r.Peer, Transport: "udp"}}
+	q := request{Request: r, now: now, stateNow: s.cfg.StateNow(), ev: &Event{Time: now, Type: "OTHER", Peer: r.Peer, Transport: "udp"}}
 	if r.TCP {
 		q.ev.Transport = "tcp"
 	}
 	reply := s.answer(ctx, &q)
 	if s.cfg.Observe != nil {
 		q.ev.Dropped = reply == nil
-		q.ev.Duration = s.cfg.Now().Sub(r.Received)
+		q.ev.Duration = s.cfg.Elapsed().Sub(r.Received)
 		s.cfg.Observe(q.ev)
 	}
 	return reply
@@ -62,7 +64,7 @@ func (s *Server) answer(ctx context.Context, q *request) []byte {
 		q.ev.Type = "TGS"
 	}
 	var reply []byte
-	entry, wait := s.lookaside.claim(q.Data, q.Peer, q.TCP, q.now)
+	entry, wait := s.lookaside.claim(q.Data, q.Peer, q.TCP, q.Received)
 	switch {
 	case entry != nil:
 		reply = s.work(ctx, q, msgType, entry)
@@ -117,7 +119,7 @@ func (s *Server) work(ctx context.Context, q *request, t krb5.MsgType, entry *lo
 			reply, issued = s.refusal(&krb5.Error{Code: krb5.ErrGeneric}, q.names, q.now), false
 		}
 		ev := q.ev
-		s.lookaside.finish(entry, result{reply, q.proven, issued, ev.Client, ev.Server, ev.TicketID, ev.FromTicketID}, q.now)
+		s.lookaside.finish(entry, result{reply, q.proven, issued, ev.Client, ev.Server, ev.TicketID, ev.FromTicketID}, q.Received)
 	}()
 	reply, err := s.exchange(ctx, q, t)
 	if err == nil {

@@ -58,7 +58,7 @@ func (s *Server) gatherAS(q *request) (*asFacts, error) {
 	if b.SName == nil {
 		return nil, refused(krb5.ErrSPrincipalUnknown, "NULL_SERVER")
 	}
-	f := &asFacts{body: b, now: q.now, skew: s.skew()}
+	f := &asFacts{body: b, now: q.now, stateNow: q.stateNow, skew: s.skew()}
 	var err error
 	if f.realm, err = s.cfg.Store.Realm(b.Realm); err != nil {
 		return nil, notFound(err, krb5.ErrCPrincipalUnknown, "REALM_UNKNOWN")

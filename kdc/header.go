@@ -82,7 +82,7 @@ func (s *Server) openHeaderTicket(q *request, h *tgsHeader) error {
 	if !local && !h.tgt {
 		return badHeader(krb5.ErrNotUs)
 	}
-	if h.part, err = openTicket(server, fresh, t, q.now); err != nil {
+	if h.part, err = openTicket(server, fresh, t, q.stateNow); err != nil {
 		return err
 	}
 	h.foreign, err = s.isForeign(q, t.Realm)

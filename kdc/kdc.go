@@ -38,6 +38,11 @@ type Config struct {
 	Proofs kdb.Proofs
 	// Now is the clock. Required.
 	Now func() time.Time
+	// StateNow is the time by which deadlines in the state are held: lockouts and the end of retiring keys. It is the log's time, so that no step of this
+	// node's clock ends a lockout early. Nil: Now.
+	StateNow func() time.Time
+	// Elapsed is a clock that never steps, for how long something took; only differences of it count. Nil: Now.
+	Elapsed func() time.Time
 	// Rand gives keys, confounders and nonces; it must be safe for concurrent use. Required.
 	Rand io.Reader
 	// ClockSkew is how far a client's clock may be off, either way (RFC 4120 section 3.1.3). At most 1h; zero means 5m.
@@ -64,7 +69,7 @@ type Request struct {
 	TCP         bool
 	// ReplyMax is the greatest reply in bytes; one which is over it becomes KRB_ERR_RESPONSE_TOO_BIG. 0: no bound.
 	ReplyMax int
-	// Received is when the message came in, for Event.Duration. Zero: when Answer was called.
+	// Received is when the message came in by Config.Elapsed, for Event.Duration. Zero: when Answer was called.
 	Received time.Time
 }
 
@@ -117,7 +122,7 @@ type Server struct {
 	cfg       Config
 	lookaside *lookaside
 	guesses   *guesses
-	// staleSince is when the node was first seen to be no longer fresh; nil while it is.
+	// staleSince is when the node was first seen to be no longer fresh, by Config.Elapsed; nil while it is.
 	staleSince atomic.Pointer[time.Time]
 	// catchingUp holds one for each request that waits for keys which this node has yet to hear of.
 	catchingUp chan struct{}
@@ -142,8 +147,14 @@ func New(c Config) *Server {
 	if c.ClockSkew == 0 {
 		c.ClockSkew = clockSkewDefault
 	}
+	if c.StateNow == nil {
+		c.StateNow = c.Now
+	}
+	if c.Elapsed == nil {
+		c.Elapsed = c.Now
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: c, lookaside: newLookaside(), guesses: newGuesses(c.Nodes, c.Now), catchingUp: make(chan struct{}, catchUpsMax)}
+	return &Server{cfg: c, lookaside: newLookaside(), guesses: newGuesses(c.Nodes, c.Elapsed), catchingUp: make(chan struct{}, catchUpsMax)}
 }

@@ -22,7 +22,9 @@ type asFacts struct {
 	activity       kdb.Activity
 	fresh          bool // the node was, before it read client and server
 	now            time.Time
-	skew           time.Duration
+	// stateNow is by what deadlines in the state are held, Config.StateNow.
+	stateNow time.Time
+	skew     time.Duration
 }
 
 type asRule struct {
@@ -55,7 +57,7 @@ var asRules = []asRule{
 	{"CLIENT LOCKED OUT", krb5.ErrClientRevoked, func(f *asFacts) bool { return f.client.Attributes.Has(kdb.DisallowAllTix) }},
 	{"SERVICE LOCKED OUT", krb5.ErrSPrincipalUnknown, func(f *asFacts) bool { return f.server.Attributes.Has(kdb.DisallowAllTix) }},
 	{"SERVICE NOT ALLOWED", krb5.ErrMustUseUser2User, func(f *asFacts) bool { return f.server.Attributes.Has(kdb.DisallowSvr) }},
-	{"LOCKED_OUT", krb5.ErrClientRevoked, func(f *asFacts) bool { return lockedOut(f.client, f.activity, f.now) }},
+	{"LOCKED_OUT", krb5.ErrClientRevoked, func(f *asFacts) bool { return lockedOut(f.client, f.activity, f.stateNow) }},
 }
 
 func checkASRules(f *asFacts) error {

@@ -19,7 +19,7 @@ func plainAS(t *testing.T) *asFacts {
 	return &asFacts{
 		body:  &krb5.KDCReqBody{CName: &cname, SName: &sname, Realm: testRealm, Till: testNow.Add(time.Hour), EType: []kcrypto.EType{18}},
 		realm: w.store.realms[testRealm], client: w.user("alice"), server: w.store.principals["krbtgt/"+testRealm+"@"+testRealm],
-		now: testNow, skew: clockSkewDefault,
+		now: testNow, stateNow: testNow, skew: clockSkewDefault,
 	}
 }
 

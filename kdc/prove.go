@@ -142,7 +142,7 @@ func (s *Server) takeTurn(ctx context.Context, f *asFacts) (*turn, error) {
 		return nil, nil
 	}
 	return s.guesses.enter(ctx, f.client.ID, func() int {
-		return triesLeft(f.client, s.cfg.Proofs.Activity(f.client.ID), f.now)
+		return triesLeft(f.client, s.cfg.Proofs.Activity(f.client.ID), f.stateNow)
 	})
 }
 
@@ -167,7 +167,7 @@ func (s *Server) fresh() bool {
 		}
 		return true
 	}
-	now := s.cfg.Now()
+	now := s.cfg.Elapsed()
 	s.staleSince.CompareAndSwap(nil, &now)
 	return false
 }
@@ -176,7 +176,7 @@ func (s *Server) fresh() bool {
 func (s *Server) waitFresh(ctx context.Context) error {
 	left := freshHoldMax
 	if since := s.staleSince.Load(); since != nil {
-		left -= s.cfg.Now().Sub(*since)
+		left -= s.cfg.Elapsed().Sub(*since)
 	}
 	cutOff := time.NewTimer(left)
 	defer cutOff.Stop()
@@ -199,9 +199,12 @@ func (s *Server) waitFresh(ctx context.Context) error {
 
 // count counts a wrong guess before anyone hears of it.
 func (s *Server) count(ctx context.Context, q *request, f *asFacts, proof preauth.Proof) error {
-	a := attempt(f, kdb.Proof{Ciphertext: proof.Seen, Request: q.Data, Time: f.now}, true)
-	if _, err := s.cfg.Proofs.Attempt(a).Wait(ctx); err != nil {
+	a := attempt(f, kdb.Proof{Ciphertext: proof.Seen, Request: q.Data, Time: f.stateNow}, true)
+	switch v, err := s.cfg.Proofs.Attempt(a).Wait(ctx); {
+	case err != nil:
 		return err
+	case v == kdb.Stale: // this node's idea of the log's time is far off, and the failure stands nowhere
+		return kdb.ErrStale
 	}
 	q.ev.Failures = s.cfg.Proofs.Activity(f.client.ID).Failures
 	if f.client.Policy != nil {

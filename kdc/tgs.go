@@ -67,9 +67,9 @@ func (s *Server) issueTGS(q *request, h *tgsHeader, f *tgsFacts) ([]byte, error)
 
 // await turns the verdict into a refusal or none.
 func (s *Server) await(ctx context.Context, q *request, p kdb.Pending) error {
-	ready := s.cfg.Now()
+	ready := s.cfg.Elapsed()
 	v, err := p.Wait(ctx)
-	q.ev.ReplayWait = s.cfg.Now().Sub(ready)
+	q.ev.ReplayWait = s.cfg.Elapsed().Sub(ready)
 	if err != nil {
 		q.ev.Replay = "unavailable"
 		return err
@@ -166,7 +166,7 @@ func (s *Server) gatherSecond(q *request, f *tgsFacts) error {
 	if !isTGS(tgs, t.Realm, f.body.Realm) {
 		return refused(krb5.ErrPolicy, "2ND_TKT_NOT_TGS")
 	}
-	if f.second, err = openTicket(tgs, fresh, t, q.now); err != nil {
+	if f.second, err = openTicket(tgs, fresh, t, q.stateNow); err != nil {
 		return restatus(err, "2ND_TKT_DECRYPT")
 	}
 	if f.secondClient, err = s.clientOf(q, f.second, false); err != nil {

@@ -15,11 +15,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/charon-kdc/charon/adminapi/jointoken"
 	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
 	"github.com/charon-kdc/charon/node/pki"
+	"github.com/charon-kdc/charon/node/wallclock"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore"
 	"github.com/charon-kdc/charon/raftstore/peer"
@@ -85,7 +85,7 @@ func Init(ctx context.Context, o InitOptions) (*InitResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := newGenesis(o.Realm, time.Now(), rand.Reader, o.Lax, o.FeatureLevel)
+	g, err := newGenesis(o.Realm, wallclock.Now(), rand.Reader, o.Lax, o.FeatureLevel)
 	if err != nil {
 		return nil, fmt.Errorf("making realm %s: %w", o.Realm, err)
 	}

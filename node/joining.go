@@ -19,6 +19,7 @@ import (
 	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
 	"github.com/charon-kdc/charon/node/join"
 	"github.com/charon-kdc/charon/node/pki"
+	"github.com/charon-kdc/charon/node/wallclock"
 	"github.com/charon-kdc/charon/raftstore"
 	"github.com/charon-kdc/charon/raftstore/realm"
 )
@@ -79,7 +80,7 @@ func Join(ctx context.Context, o JoinOptions) (*JoinResult, error) {
 		return nil, err
 	}
 	req.RealmID, req.ReplayID = id[:], replayID[:]
-	j := &join.Joiner{Token: o.Token, Key: key, Request: *req, Now: time.Now, Timeout: o.Timeout, Progress: o.Progress}
+	j := &join.Joiner{Token: o.Token, Key: key, Request: *req, Now: wallclock.Now, Timeout: o.Timeout, Progress: o.Progress}
 	g, err := j.Join(ctx)
 	if err != nil {
 		return nil, err

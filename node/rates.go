@@ -13,7 +13,7 @@ const rateSeconds = 10
 
 // rates counts requests by the second for charon status: fixed size, one short lock a request.
 type rates struct {
-	now func() time.Time
+	elapsed func() time.Duration // since some moment in the past
 
 	mu    sync.Mutex
 	slots [rateSeconds + 1]rateSlot // one for each second, the current one included
@@ -26,13 +26,19 @@ type rateSlot struct {
 	latency [8 * 25]uint32
 }
 
-func newRates(now func() time.Time) *rates { return &rates{now: now} }
+// newRates counts by the monotonic clock: a step of the other one would mix the seconds up.
+func newRates() *rates {
+	begun := time.Now()
+	return &rates{elapsed: func() time.Duration { return time.Since(begun) }}
+}
+
+func (r *rates) second() int64 { return rateSeconds + 1 + int64(r.elapsed()/time.Second) }
 
 func (r *rates) observe(e *kdc.Event) {
 	if e.Dropped {
 		return
 	}
-	second := r.now().Unix()
+	second := r.second()
 	b := bucketOf(e.Duration)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -51,7 +57,7 @@ func (r *rates) observe(e *kdc.Event) {
 
 // read gives exchanges a second over the last ten whole seconds, and the 99th percentile of their duration.
 func (r *rates) read() (as, tgs float64, p99 time.Duration) {
-	current := r.now().Unix()
+	current := r.second()
 	var sum [len(rateSlot{}.latency)]uint32
 	var nAS, nTGS, total uint32
 	r.mu.Lock()

@@ -28,6 +28,7 @@ import (
 	"github.com/charon-kdc/charon/kdc/transport"
 	"github.com/charon-kdc/charon/node/audit"
 	"github.com/charon-kdc/charon/node/join"
+	"github.com/charon-kdc/charon/node/wallclock"
 	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
 	"github.com/charon-kdc/charon/raftstore"
 	"github.com/charon-kdc/charon/raftstore/peer"
@@ -93,7 +94,7 @@ func Run(ctx context.Context, o RunOptions) error {
 	}
 	defer lock.Close()
 	s := &server{
-		o: o, c: o.Config, log: o.Logger, metrics: newMetrics(o.Version), rates: newRates(time.Now), begun: time.Now(),
+		o: o, c: o.Config, log: o.Logger, metrics: newMetrics(o.Version), rates: newRates(), begun: time.Now(),
 		removed: make(chan struct{}), failed: make(chan error, 8),
 	}
 	if err := s.open(); err != nil {
@@ -164,7 +165,7 @@ func (s *server) wait(ctx context.Context) error {
 // open makes every part and binds every port, so that what can fail at start fails before anything is served.
 func (s *server) open() error {
 	var err error
-	if s.creds, err = loadCredentials(s.c.Dir, time.Now()); err != nil {
+	if s.creds, err = loadCredentials(s.c.Dir, wallclock.Now()); err != nil {
 		return err
 	}
 	if s.ring, err = masterkey.Load(s.c.MasterKeyPath()); err != nil {
@@ -231,14 +232,15 @@ func identityOf(creds *ownCert) peer.Identity {
 
 func (s *server) openKDC() error {
 	answerer := kdc.New(kdc.Config{
-		Store: s.store.KDB(), Proofs: s.store.Proofs(), Now: time.Now, Rand: rand.Reader,
+		Store: s.store.KDB(), Proofs: s.store.Proofs(), Rand: rand.Reader,
+		Now: wallclock.Now, StateNow: s.store.Now, Elapsed: time.Now,
 		ClockSkew: s.c.KDC.ClockSkew.Duration, SkewNow: s.store.ClockSkew, Logger: s.log, Observe: s.observe, Nodes: s.store.Nodes,
 	})
 	addr, err := netip.ParseAddrPort(s.c.KDC.Addresses[0])
 	if err != nil {
 		return err
 	}
-	s.prober = &prober{store: s.store.KDB(), addr: reachableHere(addr), now: time.Now, realm: s.realm}
+	s.prober = &prober{store: s.store.KDB(), addr: reachableHere(addr), now: wallclock.Now, realm: s.realm}
 	var trusted []netip.Prefix
 	for _, p := range s.c.KDC.TrustedPrefixes {
 		v, err := netip.ParsePrefix(p)
@@ -302,14 +304,14 @@ func (s *server) openAdmin() error {
 	}
 	s.api, err = adminapi.New(adminapi.Config{
 		Store: s.store, Reader: s.store.DB(), Sealer: s.ring, Forwarder: s.store.Forward(), Activity: s.store.Proofs(),
-		NodeName: s.creds.Name, PeerAddress: adv, Version: s.o.Version, Stats: s.stats, Now: time.Now, Rand: rand.Reader,
+		NodeName: s.creds.Name, PeerAddress: adv, Version: s.o.Version, Stats: s.stats, Now: s.store.Now, Rand: rand.Reader,
 		Logger: s.log, Audit: auditAdmin, OwnUID: uint32(os.Geteuid()),
 	})
 	if err != nil {
 		return err
 	}
 	s.api.Register(s.store.Forward().Server(), adminapi.DoorPeer)
-	s.doors, err = openAdminDoors(s.c, s.api, adminTLS(s.creds.cert, s.creds.Cluster, s.store.DB(), time.Now))
+	s.doors, err = openAdminDoors(s.c, s.api, adminTLS(s.creds.cert, s.creds.Cluster, s.store.DB(), wallclock.Now))
 	return err
 }
 
@@ -317,7 +319,7 @@ func (s *server) openAdmin() error {
 func (s *server) stats() *adminv1.NodeStats {
 	as, tgs, p99 := s.rates.read()
 	return &adminv1.NodeStats{
-		AsPerSecond: as, TgsPerSecond: tgs, P99Us: p99.Microseconds(), StartedAt: s.begun.UnixMilli(),
+		AsPerSecond: as, TgsPerSecond: tgs, P99Us: p99.Microseconds(), StartedAt: s.store.Now().Add(-time.Since(s.begun)).UnixMilli(),
 		CertExpiresAt: s.creds.expires().UnixMilli(), Version: s.o.Version,
 	}
 }
@@ -363,7 +365,7 @@ func (s *server) serve(ctx context.Context) {
 		}
 		return nil
 	})
-	j := &join.Server{Backend: &doorkeeper{store: s.store, ring: s.ring, now: time.Now}, Logger: s.log}
+	j := &join.Server{Backend: &doorkeeper{store: s.store, ring: s.ring, now: s.store.Now}, Logger: s.log}
 	s.goDo("join service", func() error { return j.Serve(ctx, s.store.Mux().Listener(peer.ALPNJoin)) })
 	s.goDo("survey", func() error { s.survey.run(ctx); return nil })
 	s.goDo("health", func() error { s.health.run(ctx); return nil })

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
+	"github.com/charon-kdc/charon/node/wallclock"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore"
 )
@@ -23,7 +24,7 @@ func (c *Config) storeConfig(creds *ownCert, ring *masterkey.Ring, ln net.Listen
 		Timing: raftstore.Timing{
 			Heartbeat: factor * heartbeat, Lease: factor * lease, PromoteAfter: c.Raft.PromoteAfter.Duration,
 		},
-		ClockSkew: c.KDC.ClockSkew.Duration, Logger: log, Observe: o,
+		ClockSkew: c.KDC.ClockSkew.Duration, Now: wallclock.Now, Logger: log, Observe: o,
 	}
 }
 
@@ -68,7 +69,7 @@ func (s *server) gauges() gauges {
 		},
 		principals:  func() uint64 { return s.store.DB().Counts().Principals },
 		certExpiry:  s.creds.expires,
-		clockOffset: s.survey.clockOffset,
+		clockOffset: func() time.Duration { off, _ := s.store.Clock(); return off },
 		auditLost: func() uint64 {
 			if s.audit == nil {
 				return 0
@@ -76,6 +77,6 @@ func (s *server) gauges() gauges {
 			return s.audit.Lost()
 		},
 		tcpConns: s.kdc.Conns,
-		now:      time.Now,
+		now:      wallclock.Now,
 	}
 }

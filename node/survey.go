@@ -1,10 +1,8 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -53,22 +51,6 @@ func (s *survey) own() (n raftstore.NodeStatus, st raftstore.Status, ok bool) {
 		}
 	}
 	return n, *p, false
-}
-
-// clockOffset is this node's clock minus the lower median of all that answered.
-func (s *survey) clockOffset() time.Duration {
-	p := s.last.Load()
-	if p == nil {
-		return 0
-	}
-	offsets := []time.Duration{0} // own
-	for _, n := range p.Nodes {
-		if n.Reachable && n.ID != p.Self.ID {
-			offsets = append(offsets, n.ClockOffset)
-		}
-	}
-	slices.SortFunc(offsets, cmp.Compare[time.Duration])
-	return -offsets[(len(offsets)-1)/2]
 }
 
 // lag is how many entries this node is behind the leader, as far as it knows.

@@ -273,7 +273,7 @@ func (c *committer) stream(ctx context.Context, conn net.Conn) {
 			c.s.cfg.Logger.Warn("replay stream", "node", from.Peer.String(), "err", err)
 			return
 		}
-		c.s.clocks.heard(from.Peer, f.clock)
+		c.s.clocks.framed(from.Peer, f.clock, time.Now())
 		select {
 		case slots <- struct{}{}:
 		default:

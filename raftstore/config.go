@@ -47,7 +47,7 @@ type Config struct {
 	FeatureLevelMax uint32
 	// LogMapSize is the same for each log. 0: 1 GiB.
 	LogMapSize int
-	// Now is the wall clock. nil: time.Now.
+	// Now is the wall clock. nil: the machine's.
 	Now func() time.Time
 	// Rand. nil: crypto/rand.
 	Rand io.Reader
@@ -91,6 +91,8 @@ type Observer struct {
 	ReplayDropped func()
 	// ReplayState: ready, holding or cut-off, on each change.
 	ReplayState func(s string)
+	// Clock: this node's clock is ClockOK, ClockWarn, ClockAlarm or ClockOut from now on, at that offset from the cluster's time.
+	Clock func(level string, off time.Duration)
 	// Leadership of a group gained (true) or lost.
 	Leadership func(group string, leader bool)
 }

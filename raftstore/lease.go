@@ -26,8 +26,10 @@ type lease struct {
 }
 
 type grant struct {
-	asked, until time.Time // monotonic
-	index        uint64
+	asked time.Time // its monotonic part counts
+	wall  time.Time // then
+	until time.Time // monotonic
+	index uint64
 }
 
 func newLease(s *Store) *lease {
@@ -40,7 +42,18 @@ func newLease(s *Store) *lease {
 // fresh tells whether a grant is in force and its index applied.
 func (l *lease) fresh() bool {
 	g := l.grant.Load()
-	return g != nil && l.s.applied.get() >= g.index && time.Now().Before(g.until)
+	if g == nil || l.s.applied.get() < g.index {
+		return false
+	}
+	now := time.Now()
+	return now.Before(g.until) && l.inStep(g, now)
+}
+
+// inStep tells whether the wall clock has moved as far as the monotonic clock since the grant was asked for. A machine that was suspended or paused wakes
+// with a monotonic clock that stood still, under a grant that is over everywhere else; mostly its wall clock is set right at once. A step for another
+// reason costs no more than the time to the next grant.
+func (l *lease) inStep(g *grant, now time.Time) bool {
+	return (l.s.cfg.Now().Sub(g.wall) - now.Sub(g.asked)).Abs() < l.s.cfg.Timing.Fresh/2
 }
 
 // catchUpPoll is how often who waits for a grant looks. Grants come every quarter of a lease.
@@ -83,7 +96,7 @@ func (l *lease) run(ctx context.Context) {
 }
 
 func (l *lease) renew(ctx context.Context) {
-	asked := time.Now()
+	asked, wall := time.Now(), l.s.cfg.Now().Round(0)
 	ctx, cancel := context.WithTimeout(ctx, l.s.cfg.Timing.Fresh)
 	defer cancel()
 	index, ok := l.ask(ctx)
@@ -92,7 +105,7 @@ func (l *lease) renew(ctx context.Context) {
 	}
 	now := time.Now()
 	l.contact.Store(&now)
-	l.grant.Store(&grant{asked: asked, until: asked.Add(l.s.cfg.Timing.Fresh), index: index})
+	l.grant.Store(&grant{asked: asked, wall: wall, until: asked.Add(l.s.cfg.Timing.Fresh), index: index})
 }
 
 func (l *lease) ask(ctx context.Context) (uint64, bool) {

@@ -18,6 +18,8 @@ import (
 const (
 	// meetEvery is how often a node asks every other one how it is.
 	meetEvery = 2 * time.Second
+	// meetSoon is how often while its clock may take it out of service, or has.
+	meetSoon = 500 * time.Millisecond
 	// askLimit bounds one such question.
 	askLimit = time.Second
 	// announceEvery is how often a node tries to bring its record up to date until that is done.
@@ -54,12 +56,12 @@ func (s *Store) ask(ctx context.Context, id peer.NodeID) *peerv1.InfoResponse {
 	if err != nil {
 		return nil
 	}
-	begun := time.Now()
+	asked := time.Now()
 	info, err := peerv1.NewPeerClient(cc).Info(ctx, &peerv1.InfoRequest{})
 	if err != nil || toNodeID(info.GetId()) != id {
 		return nil
 	}
-	s.clocks.heard(id, info.GetClock()+time.Since(begun).Milliseconds()/2)
+	s.clocks.answered(id, info.GetClock(), info.GetClockOut(), asked, time.Now())
 	list := map[peer.NodeID]string{}
 	for _, m := range info.GetMembers() {
 		list[toNodeID(m.GetId())] = m.GetPeerAddress()
@@ -72,35 +74,14 @@ func (s *Store) ask(ctx context.Context, id peer.NodeID) *peerv1.InfoResponse {
 
 // meet keeps in touch with the other members and watches this node's clock.
 func (s *Store) meet(ctx context.Context) {
-	t := time.NewTicker(min(meetEvery, 4*s.cfg.Timing.Heartbeat))
-	defer t.Stop()
-	for {
+	usual := min(meetEvery, 4*s.cfg.Timing.Heartbeat)
+	for ctx.Err() == nil {
 		s.askAll(ctx)
-		s.watchClock(ctx)
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
+		every := usual
+		if s.watchClock(ctx) {
+			every = min(usual, meetSoon)
 		}
-	}
-}
-
-func (s *Store) watchClock(ctx context.Context) {
-	off, out := s.clocks.fromMedian()
-	switch {
-	case out:
-		s.cfg.Logger.Error("clock is off by so much that this node leaves service", "offset", off)
-		for _, g := range []*group{s.realm, s.replay} {
-			if g.ready.Load() && len(g.voters()) > 1 {
-				if err := g.await(ctx, func() raft.Future { return g.raft.LeadershipTransfer() }); err != nil {
-					s.cfg.Logger.Warn("handing leadership over", "group", g.name, "err", err)
-				}
-			}
-		}
-	case off.Abs() > offsetAlarm:
-		s.cfg.Logger.Error("clock is off the median of the nodes", "offset", off)
-	case off.Abs() > offsetWarn:
-		s.cfg.Logger.Warn("clock is off the median of the nodes", "offset", off)
+		pause(ctx, every)
 	}
 }
 

@@ -27,53 +27,28 @@ func TestStampIsTheLowerMedian(t *testing.T) {
 		{"two: the lower", 1e10, []int64{0}, 0},
 		{"five", 7, []int64{-1e10, 1e10, 6, 8}, 7},
 	} {
-		k := newClocks(func() time.Time { return now.Add(time.Duration(c.own) * time.Millisecond) })
+		k := newClocks(func() time.Time { return now.Add(time.Duration(c.own) * time.Millisecond) }, func() int { return len(c.others) + 1 })
 		for i, o := range c.others {
-			k.heard(peer.NodeID{byte(i + 1)}, now.UnixMilli()+o)
+			k.framed(peer.NodeID{byte(i + 1)}, now.UnixMilli()+o, time.Now())
 		}
 		// Reports are projected forward by the time since they came.
-		if got := k.stamp() - now.UnixMilli(); got < c.want || got > c.want+1000 {
+		if got := k.update(time.Now()) - now.UnixMilli(); got < c.want || got > c.want+1000 {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
 		}
 	}
 }
 
 func TestClockReportsExpire(t *testing.T) {
-	k := newClocks(func() time.Time { return time.UnixMilli(0) })
-	k.reports[peer.NodeID{1}] = report{wall: -1e9, at: time.Now().Add(-reportMax - time.Second)}
-	if got := k.stamp(); got != 0 {
+	k := newClocks(func() time.Time { return time.UnixMilli(0) }, func() int { return 2 })
+	k.framed(peer.NodeID{1}, -1e9, time.Now().Add(-reportMax-time.Second))
+	if got := k.update(time.Now()); got != 0 {
 		t.Errorf("a report older than %v counts: %d", reportMax, got)
 	}
 	for i := range 4 * clocksMax {
-		k.heard(peer.NodeID{byte(i), byte(i >> 8), 1}, 0)
+		k.framed(peer.NodeID{byte(i), byte(i >> 8), 1}, 0, time.Now())
 	}
 	if len(k.reports) > clocksMax {
 		t.Errorf("%d reports kept", len(k.reports))
-	}
-}
-
-// A node far off the median leaves service, but only while a majority agrees.
-func TestLeavingServiceForTheClock(t *testing.T) {
-	base := time.UnixMilli(1_000_000_000)
-	at := func(own time.Duration, others ...time.Duration) bool {
-		k := newClocks(func() time.Time { return base.Add(own) })
-		for i, o := range others {
-			k.heard(peer.NodeID{byte(i + 1)}, base.Add(o).UnixMilli())
-		}
-		_, out := k.fromMedian()
-		return out
-	}
-	if !at(40*time.Second, 0, time.Second) {
-		t.Error("40 s off the other two: stays")
-	}
-	if at(20*time.Second, 0, time.Second) {
-		t.Error("20 s off: leaves")
-	}
-	if at(0) || at(time.Hour, 0) {
-		t.Error("alone or one against one: leaves")
-	}
-	if at(-100*time.Second, 0, 100*time.Second) {
-		t.Error("three that all differ: one leaves, and so would another")
 	}
 }
 

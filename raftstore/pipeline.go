@@ -209,7 +209,7 @@ func (p *proofs) resubmit(f *sent, index uint64) {
 	if p.state != stateReady {
 		return
 	}
-	for _, j := range p.s.heard.resubmit(frameItems, p.s.cfg.Now().UnixMilli()) {
+	for _, j := range p.s.heard.resubmit(frameItems, p.s.Now().UnixMilli()) {
 		p.queue = append(p.queue, &pending{item: j.item, at: time.Now(), done: make(chan struct{}), journal: true, sent: j.sent})
 		p.waiting++
 	}

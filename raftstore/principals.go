@@ -149,7 +149,7 @@ func (p *principals) Fresh() bool { return p.s.lease.fresh() }
 
 // Principal implements kdb.Store.
 func (p *principals) Principal(realmName string, name krb5.PrincipalName) (*kdb.Principal, error) {
-	if p.s.lease.age() > p.s.cfg.StaleLimit || p.s.applied.get() == 0 {
+	if p.s.lease.age() > p.s.cfg.StaleLimit || p.s.applied.get() == 0 || p.s.clock.out.Load() {
 		return nil, kdb.ErrStale
 	}
 	var buf [256]byte

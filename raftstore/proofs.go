@@ -133,7 +133,7 @@ func (p *proofs) Attempt(a kdb.Attempt) kdb.Pending {
 	}
 	if !a.Failed {
 		act := p.s.heard.activity(a.Client)
-		it.attempt = act.Failures > 0 || p.s.cfg.Now().UnixMilli()-act.LastSuccess >= successResolution.Milliseconds()
+		it.attempt = act.Failures > 0 || p.s.Now().UnixMilli()-act.LastSuccess >= successResolution.Milliseconds()
 	}
 	return p.enqueue(it)
 }
@@ -178,7 +178,7 @@ func (p *proofs) enqueue(it item) kdb.Pending {
 
 // countHere counts an attempt that no leader answered. sent: one may have got it all the same.
 func (p *proofs) countHere(it item, sent bool) {
-	if p.s.heard.count(it, sent, p.s.cfg.Now().UnixMilli()) {
+	if p.s.heard.count(it, sent, p.s.Now().UnixMilli()) {
 		p.s.cfg.Logger.Warn("cut off, and the journal of attempts is full: further ones count on this node only", "held", journalMax)
 	}
 }

@@ -91,6 +91,8 @@ func (s *Store) info(asker peer.NodeID) *peerv1.InfoResponse {
 		ReplayState:     s.proofs.stateName(),
 		FeatureLevelMax: s.cfg.Self.GetFeatureLevelMax(),
 		FeatureLevel:    s.db.FeatureLevel(),
+		ClockOut:        s.clock.announced(),
+		ClockOffsetMs:   s.clocks.own().Milliseconds(),
 	}
 	r.MasterKeyVersions, r.MasterKeyFixed = s.masterKeys(), s.keysFixed()
 	if s.started.Load() {

@@ -11,11 +11,11 @@ import (
 // A leader whose clock went back stamps the log's time, not its own: else proofs of the present would look to be of the future.
 func TestStampIsNotBeforeTheLog(t *testing.T) {
 	var ahead atomic.Int64
+	ahead.Store(int64(30 * time.Minute))
 	c := newCluster(t, 1, func(cfg *Config) {
 		cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	})
 	n := c.nodes[0]
-	ahead.Store(int64(30 * time.Minute))
 	c.ctime = time.Now().Add(30 * time.Minute)
 	if v := n.verdict("before", "r"); v != kdb.Fresh {
 		t.Fatal(v)

@@ -43,8 +43,9 @@ type NodeStatus struct {
 	Lag         uint64
 	LastContact time.Duration
 	Applied     uint64
-	// ClockOffset is its clock minus ours, as of the last answer.
+	// ClockOffset is its clock minus the cluster's time, as of its last report. ClockOut: it has taken itself out of service for it.
 	ClockOffset time.Duration
+	ClockOut    bool
 	Uptime      time.Duration
 	Version     string
 	ReplayState string
@@ -91,6 +92,7 @@ func (s *Store) Status(ctx context.Context) Status {
 			n.Reachable = true
 			n.Applied, n.Version, n.ReplayState = info.GetApplied(), info.GetVersion(), info.GetReplayState()
 			n.Lag = lag(st.CommitIndex, info.GetLastIndex())
+			n.ClockOut = info.GetClockOut()
 			n.Uptime = time.Duration(info.GetUptime()) * time.Millisecond
 			n.MasterKeys, n.MasterKeysFixed = info.GetMasterKeyVersions(), info.GetMasterKeyFixed()
 			n.LastContact = time.Duration(info.GetLastContact()) * time.Millisecond
@@ -162,6 +164,7 @@ func (s *Store) nodeStatus(id peer.NodeID, voter bool, leader peer.NodeID) NodeS
 	n.ClockOffset, _ = s.clocks.offset(id)
 	if id == s.id {
 		n.Reachable = true
+		n.ClockOffset, n.ClockOut = s.clocks.own(), s.clock.out.Load()
 		n.Applied, n.Version, n.ReplayState = s.applied.get(), s.cfg.Self.GetVersion(), s.proofs.stateName()
 		n.Uptime, n.LastContact = s.uptime(), s.lease.age()
 		n.MasterKeys, n.MasterKeysFixed = s.masterKeys(), s.keysFixed()
@@ -211,10 +214,7 @@ func (s *Store) unfit() string {
 	case s.lease.age() > s.cfg.StaleLimit:
 		return fmt.Sprintf("no leader heard of for %v", s.lease.age().Round(time.Second))
 	}
-	if off, out := s.clocks.fromMedian(); out {
-		return fmt.Sprintf("clock is off by %v", off)
-	}
-	return ""
+	return s.wrongClock()
 }
 
 // LastContact is the age of the last contact with a leader, or the time since the start if there was none.

@@ -52,11 +52,14 @@ type Store struct {
 	caching *replayFSM
 	members *members
 	clocks  *clocks
+	clock   clockState
 	lease   *lease
 	grants  grants
 	kdb     *principals
 	proofs  *proofs
-	commit  *committer
+	// clockTold keeps lines about the clock from repeating.
+	clockTold peer.Repeats
+	commit    *committer
 
 	// keyless is why the master key does not do; nil and empty: it does. keysChanged is signalled when that may have changed.
 	keyless     atomic.Pointer[string]
@@ -115,10 +118,11 @@ func (s *Store) open() error {
 		return err
 	}
 	s.members = &members{s: s, joinPeers: joinPeers}
-	s.clocks = newClocks(s.cfg.Now)
+	s.clocks = newClocks(s.cfg.Now, func() int { return len(s.members.all()) })
 	s.lease = newLease(s)
 	identity := s.cfg.Identity
 	identity.Allowed = s.members.allowed
+	identity.Times = s.certificateTimes
 	s.identity = &identity
 	s.mux = peer.NewMux(s.cfg.Listener, s.identity, s.cfg.Logger)
 	s.fwd = forward.New(s.identity, directory{s})
@@ -130,6 +134,11 @@ func (s *Store) open() error {
 	s.realm.duties = s.leadRealm
 	s.replay.duties = s.leadReplay
 	return nil
+}
+
+// certificateTimes are this machine's time, the cluster's, and that of the last entries applied here, which a node that starts with a wrong clock has.
+func (s *Store) certificateTimes() []time.Time {
+	return []time.Time{s.cfg.Now(), s.Now(), time.UnixMilli(max(s.db.Now(), s.state.Now()))}
 }
 
 func (s *Store) openRealm() error {
@@ -285,7 +294,7 @@ func (s *Store) bootstrap(ctx context.Context) error {
 	}
 	self := proto.CloneOf(s.cfg.Self)
 	self.BootCounter = s.boot
-	self.JoinedAt = s.cfg.Now().UnixMilli()
+	self.JoinedAt = s.Now().UnixMilli()
 	cmds := []*statev1.Command{{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{
 		Node: self, Expect: &statev1.Expect{Condition: &statev1.Expect_Absent{Absent: true}},
 	}}}}

@@ -78,7 +78,7 @@ func statusRow(n *adminv1.NodeStatus, now time.Time) []string {
 	}
 	row := []string{n.GetNode().GetName(), n.GetRole(), n.GetHealth(), lag, "", "", "", "", "", ""}
 	if n.GetHealth() != "down" {
-		row[8] = fmt.Sprintf("%+d ms", n.GetClockOffsetUs()/1000)
+		row[8] = offset(time.Duration(n.GetClockOffsetUs()) * time.Microsecond)
 	}
 	if s := n.GetStats(); s != nil {
 		row[4], row[5] = fmt.Sprintf("%.0f", s.GetAsPerSecond()), fmt.Sprintf("%.0f", s.GetTgsPerSecond())
@@ -91,6 +91,18 @@ func statusRow(n *adminv1.NodeStatus, now time.Time) []string {
 		}
 	}
 	return row
+}
+
+// offset of a clock, with its sign: in ms below 10 s, else as a duration in whole seconds.
+func offset(d time.Duration) string {
+	if d.Abs() < 10*time.Second {
+		return fmt.Sprintf("%+d ms", d.Milliseconds())
+	}
+	sign := "+"
+	if d < 0 {
+		sign = "-"
+	}
+	return sign + d.Abs().Truncate(time.Second).String()
 }
 
 // age in its largest whole unit.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/charon-kdc/charon/adminapi"
 	"github.com/charon-kdc/charon/kdc"
+	"github.com/charon-kdc/charon/node/wallclock"
 )
 
 // Config of a Writer. One of Path and Out is required.
@@ -162,7 +163,7 @@ func (w *Writer) drain() {
 		break
 	}
 	if n := w.lost.Load(); n > w.told {
-		w.buf = appendLost(w.buf, w.cfg.Node, time.Now(), n-w.told, n)
+		w.buf = appendLost(w.buf, w.cfg.Node, wallclock.Now(), n-w.told, n)
 		w.telling = n
 	}
 	w.flush()

@@ -323,3 +323,36 @@ func TestGarbage(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A certificate must be valid at one of the times that its judge takes for possible, and at one is enough: its own clock may be wrong.
+func TestCertificateTimes(t *testing.T) {
+	a := newCA(t)
+	now := time.Now()
+	const year = 365 * 24 * time.Hour
+	for _, c := range []struct {
+		name  string
+		times []time.Time
+		ok    bool
+	}{
+		{"right", []time.Time{now}, true},
+		{"a year on", []time.Time{now.Add(year)}, false},
+		{"a year back", []time.Time{now.Add(-year)}, false},
+		{"a year on, the cluster is right", []time.Time{now.Add(year), now}, true},
+		{"a year back, the cluster is right", []time.Time{now.Add(-year), now}, true},
+		{"both wrong", []time.Time{now.Add(-year), now.Add(year)}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			judge := a.identity(a.issue(t, []*url.URL{URI(cluster, nodeA)}, nil), members)
+			judge.Times = func() []time.Time { return c.times }
+			other := a.identity(a.issue(t, []*url.URL{URI(cluster, nodeB)}, nil), members)
+			m := serve(t, judge)
+			if _, err := greeting(t, m, ALPNForward, other, nodeA); (err == nil) != c.ok {
+				t.Errorf("as a server: %v", err)
+			}
+			m = serve(t, other)
+			if _, err := greeting(t, m, ALPNForward, judge, nodeB); (err == nil) != c.ok {
+				t.Errorf("as a client: %v", err)
+			}
+		})
+	}
+}

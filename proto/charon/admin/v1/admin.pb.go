@@ -5312,11 +5312,11 @@ type NodeStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`     // leader, follower, nonvoter, unknown
-	Health        string                 `protobuf:"bytes,3,opt,name=health,proto3" json:"health,omitempty"` // ok, lagging, cut-off (no verdicts of the replay cache: service tickets are refused), down
+	Health        string                 `protobuf:"bytes,3,opt,name=health,proto3" json:"health,omitempty"` // ok, lagging, clock (out of service for its clock), cut-off (no verdicts of the replay cache: service tickets are refused), down
 	Applied       uint64                 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
 	Lag           uint64                 `protobuf:"varint,5,opt,name=lag,proto3" json:"lag,omitempty"`                                            // entries behind the leader
 	ContactMs     int64                  `protobuf:"varint,6,opt,name=contact_ms,json=contactMs,proto3" json:"contact_ms,omitempty"`               // since the leader last heard of it; -1: never
-	ClockOffsetUs int64                  `protobuf:"varint,7,opt,name=clock_offset_us,json=clockOffsetUs,proto3" json:"clock_offset_us,omitempty"` // against the leader
+	ClockOffsetUs int64                  `protobuf:"varint,7,opt,name=clock_offset_us,json=clockOffsetUs,proto3" json:"clock_offset_us,omitempty"` // against the cluster's time
 	Stats         *NodeStats             `protobuf:"bytes,8,opt,name=stats,proto3" json:"stats,omitempty"`                                         // absent: the node did not answer
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -465,8 +465,11 @@ type InfoResponse struct {
 	// Why the node can't take another version; empty: it can.
 	MasterKeyFixed string `protobuf:"bytes,26,opt,name=master_key_fixed,json=masterKeyFixed,proto3" json:"master_key_fixed,omitempty"`
 	FeatureLevel   uint32 `protobuf:"varint,33,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"` // of the cluster, as the asked node has applied it
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Its clock has taken it out of service; and its own offset from the cluster's time.
+	ClockOut      bool  `protobuf:"varint,30,opt,name=clock_out,json=clockOut,proto3" json:"clock_out,omitempty"`
+	ClockOffsetMs int64 `protobuf:"varint,31,opt,name=clock_offset_ms,json=clockOffsetMs,proto3" json:"clock_offset_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InfoResponse) Reset() {
@@ -656,6 +659,20 @@ func (x *InfoResponse) GetMasterKeyFixed() string {
 func (x *InfoResponse) GetFeatureLevel() uint32 {
 	if x != nil {
 		return x.FeatureLevel
+	}
+	return 0
+}
+
+func (x *InfoResponse) GetClockOut() bool {
+	if x != nil {
+		return x.ClockOut
+	}
+	return false
+}
+
+func (x *InfoResponse) GetClockOffsetMs() int64 {
+	if x != nil {
+		return x.ClockOffsetMs
 	}
 	return 0
 }
@@ -1065,7 +1082,7 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\vInfoRequest\x12!\n" +
 	"\fpeer_address\x18\x16 \x01(\tR\vpeerAddress\x12!\n" +
 	"\fboot_counter\x18\x17 \x01(\x04R\vbootCounter\x12\x14\n" +
-	"\x05vouch\x18\x18 \x01(\bR\x05vouch\"\xb2\x06\n" +
+	"\x05vouch\x18\x18 \x01(\bR\x05vouch\"\xf7\x06\n" +
 	"\fInfoResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1b\n" +
 	"\treplay_id\x18\x02 \x01(\fR\breplayId\x12\x12\n" +
@@ -1091,7 +1108,9 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\acurrent\x18\x17 \x01(\bR\acurrent\x12.\n" +
 	"\x13master_key_versions\x18\x19 \x03(\rR\x11masterKeyVersions\x12(\n" +
 	"\x10master_key_fixed\x18\x1a \x01(\tR\x0emasterKeyFixed\x12#\n" +
-	"\rfeature_level\x18! \x01(\rR\ffeatureLevel\"+\n" +
+	"\rfeature_level\x18! \x01(\rR\ffeatureLevel\x12\x1b\n" +
+	"\tclock_out\x18\x1e \x01(\bR\bclockOut\x12&\n" +
+	"\x0fclock_offset_ms\x18\x1f \x01(\x03R\rclockOffsetMs\"+\n" +
 	"\aSilence\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x10\n" +
 	"\x03for\x18\x02 \x01(\x03R\x03for\"B\n" +
