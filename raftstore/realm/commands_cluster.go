@@ -137,6 +137,11 @@ func behind(o *overlay, level uint32) (refusal *statev1.Result, err error) {
 	return refusal, err
 }
 
+// newerBackup tells whether n is of a later backup than old, or of a later look at the same.
+func newerBackup(old, n *statev1.BackupNote) bool {
+	return n.GetAt() > old.GetAt() || n.GetAt() == old.GetAt() && bytes.Equal(n.GetSha256(), old.GetSha256()) && n.GetCheckedAt() > old.GetCheckedAt()
+}
+
 // noteBackup keeps the newest note by time. It moves no revision: who changes the cluster record at a revision need not know of backups.
 func noteBackup(o *overlay, n *statev1.BackupNote) (*statev1.Result, error) {
 	invalid := cmp.Or(checkLabel("node", n.GetNode()), checkSum(n.GetSha256()))
@@ -153,7 +158,7 @@ func noteBackup(o *overlay, n *statev1.BackupNote) (*statev1.Result, error) {
 		return nil, err
 	case !found:
 		return refuse(statev1.Code_CODE_NOT_FOUND, "there is no cluster record"), nil
-	case n.GetAt() <= m.GetLastBackup().GetAt():
+	case !newerBackup(m.GetLastBackup(), n):
 		return ok(m.GetRevision()), nil
 	}
 	m.LastBackup = n

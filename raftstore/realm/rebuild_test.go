@@ -176,6 +176,12 @@ func TestNoteBackup(t *testing.T) {
 	if err != nil || c.GetLastBackup().GetIndex() != 5 || c.GetLastBackup().GetAt() != t0 {
 		t.Error(c, err)
 	}
+	looked := note(5, t0)
+	looked.GetNoteBackup().Note.CheckedAt = t0 + 9
+	mustApply(t, db, looked, note(5, t0))
+	if c, err := db.Cluster(); err != nil || c.GetLastBackup().GetCheckedAt() != t0+9 {
+		t.Error(c, err)
+	}
 	for what, cmd := range map[string]*statev1.Command{"ahead": note(1000, t0+1), "of nothing": note(0, t0+1), "timeless": note(5, 0)} {
 		if r := apply(t, db, cmd); r.GetCode() != statev1.Code_CODE_INVALID {
 			t.Errorf("%s: %s", what, describe(r))

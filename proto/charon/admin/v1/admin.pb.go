@@ -5623,9 +5623,10 @@ type LastBackup struct {
 	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // the applied index that it holds
 	At            int64                  `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`
 	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Sha256        []byte                 `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`      // of the file
-	Node          string                 `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`          // that wrote it
-	Verified      bool                   `protobuf:"varint,6,opt,name=verified,proto3" json:"verified,omitempty"` // what was written was read back
+	Sha256        []byte                 `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`                         // of the file
+	Node          string                 `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`                             // that wrote it
+	Verified      bool                   `protobuf:"varint,6,opt,name=verified,proto3" json:"verified,omitempty"`                    // what was written was read back
+	CheckedAt     int64                  `protobuf:"varint,7,opt,name=checked_at,json=checkedAt,proto3" json:"checked_at,omitempty"` // when it was last read again and found to hold the present state; 0: not since
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5700,6 +5701,13 @@ func (x *LastBackup) GetVerified() bool {
 		return x.Verified
 	}
 	return false
+}
+
+func (x *LastBackup) GetCheckedAt() int64 {
+	if x != nil {
+		return x.CheckedAt
+	}
+	return 0
 }
 
 var File_charon_admin_v1_admin_proto protoreflect.FileDescriptor
@@ -6224,7 +6232,7 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\vrc4_allowed\x18\x10 \x01(\x04R\n" +
 	"rc4Allowed\x12<\n" +
 	"\vlast_backup\x18\x1b \x01(\v2\x1b.charon.admin.v1.LastBackupR\n" +
-	"lastBackup\"\x90\x01\n" +
+	"lastBackup\"\xaf\x01\n" +
 	"\n" +
 	"LastBackup\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x0e\n" +
@@ -6232,7 +6240,9 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x16\n" +
 	"\x06sha256\x18\x04 \x01(\fR\x06sha256\x12\x12\n" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x1a\n" +
-	"\bverified\x18\x06 \x01(\bR\bverified*B\n" +
+	"\bverified\x18\x06 \x01(\bR\bverified\x12\x1d\n" +
+	"\n" +
+	"checked_at\x18\a \x01(\x03R\tcheckedAt*B\n" +
 	"\vConsistency\x12\x1c\n" +
 	"\x18CONSISTENCY_LINEARIZABLE\x10\x00\x12\x15\n" +
 	"\x11CONSISTENCY_LOCAL\x10\x01*N\n" +

@@ -1559,12 +1559,13 @@ func (x *Cluster) GetFeatureLevelAt() int64 {
 // BackupNote says of what state a backup was made, and when.
 type BackupNote struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`       // the applied index that the backup holds
-	At            int64                  `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`             // when it was written
-	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`       // of the file
-	Sha256        []byte                 `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`      // of the file
-	Node          string                 `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`          // name of the node that wrote it, or whose stream a client wrote
-	Verified      bool                   `protobuf:"varint,6,opt,name=verified,proto3" json:"verified,omitempty"` // every record was opened before it was encrypted, and what was written was read back
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`                          // the applied index that the backup holds
+	At            int64                  `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`                                // when it was written
+	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`                          // of the file
+	Sha256        []byte                 `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`                         // of the file
+	Node          string                 `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`                             // name of the node that wrote it, or whose stream a client wrote
+	Verified      bool                   `protobuf:"varint,6,opt,name=verified,proto3" json:"verified,omitempty"`                    // every record was opened before it was encrypted, and what was written was read back
+	CheckedAt     int64                  `protobuf:"varint,7,opt,name=checked_at,json=checkedAt,proto3" json:"checked_at,omitempty"` // when it was last read again and found to hold the present state; 0: not since
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1639,6 +1640,13 @@ func (x *BackupNote) GetVerified() bool {
 		return x.Verified
 	}
 	return false
+}
+
+func (x *BackupNote) GetCheckedAt() int64 {
+	if x != nil {
+		return x.CheckedAt
+	}
+	return 0
 }
 
 // MasterKeyRotation is under way: with a version above the cluster's it is handed to every node, with the cluster's the state is sealed anew.
@@ -4187,7 +4195,7 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\x0fmaster_key_last\x18\x11 \x01(\rR\rmasterKeyLast\x12\"\n" +
 	"\rmaster_key_at\x18\x12 \x01(\x03R\vmasterKeyAt\x12(\n" +
 	"\x10master_key_floor\x18\x13 \x01(\rR\x0emasterKeyFloor\x12(\n" +
-	"\x10feature_level_at\x18\x14 \x01(\x03R\x0efeatureLevelAt\"\x90\x01\n" +
+	"\x10feature_level_at\x18\x14 \x01(\x03R\x0efeatureLevelAt\"\xaf\x01\n" +
 	"\n" +
 	"BackupNote\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x0e\n" +
@@ -4195,7 +4203,9 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x16\n" +
 	"\x06sha256\x18\x04 \x01(\fR\x06sha256\x12\x12\n" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x1a\n" +
-	"\bverified\x18\x06 \x01(\bR\bverified\"\x81\x01\n" +
+	"\bverified\x18\x06 \x01(\bR\bverified\x12\x1d\n" +
+	"\n" +
+	"checked_at\x18\a \x01(\x03R\tcheckedAt\"\x81\x01\n" +
 	"\x11MasterKeyRotation\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05check\x18\x02 \x01(\fR\x05check\x12\x1d\n" +
