@@ -103,6 +103,7 @@ type Config struct {
 	Sealer    Sealer
 	Forwarder Forwarder // nil: there are no other nodes
 	Activity  Activity  // nil: nothing is counted
+	Backups   Backups   // nil: this node makes none
 	// NodeName stands in every answer.
 	NodeName string
 	// PeerAddress is host:port that a join token leads to.
@@ -165,6 +166,7 @@ func (s *Service) Register(srv *grpc.Server, door Door) {
 		{&adminv1.Policies_ServiceDesc, policyServer{Service: s}},
 		{&adminv1.Roles_ServiceDesc, roleServer{Service: s}},
 		{&adminv1.Cluster_ServiceDesc, clusterServer{Service: s}},
+		{&adminv1.Backups_ServiceDesc, backupServer{Service: s}},
 	} {
 		srv.RegisterService(s.guarded(d.desc, door), d.impl)
 	}
@@ -181,7 +183,7 @@ func (s *Service) SetServing(ok bool) {
 		st = healthpb.HealthCheckResponse_SERVING
 	}
 	s.health.SetServingStatus("", st)
-	for _, d := range []string{"Principals", "Keytabs", "Policies", "Roles", "Cluster"} {
+	for _, d := range []string{"Principals", "Keytabs", "Policies", "Roles", "Cluster", "Backups"} {
 		s.health.SetServingStatus("charon.admin.v1."+d, st)
 	}
 }

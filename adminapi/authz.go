@@ -25,10 +25,11 @@ const (
 	VerbPolicy   Verb = "policy"
 	VerbCluster  Verb = "cluster" // nodes, tokens, realms: who holds it can let a node in, and so read everything
 	VerbRole     Verb = "role"
-	verbAny      Verb = "any" // of those: the caller has some role
+	VerbBackup   Verb = "backup" // encrypted to the recovery kit; to a key of the caller's own it takes extract as well
+	verbAny      Verb = "any"    // of those: the caller has some role
 )
 
-var verbs = []Verb{VerbAdd, VerbModify, VerbDelete, VerbList, VerbInquire, VerbChangePW, VerbExtract, VerbSetKey, VerbPolicy, VerbCluster, VerbRole}
+var verbs = []Verb{VerbAdd, VerbModify, VerbDelete, VerbList, VerbInquire, VerbChangePW, VerbExtract, VerbSetKey, VerbPolicy, VerbCluster, VerbRole, VerbBackup}
 
 // rights are what one caller may do, as of one reading of the role table.
 type rights struct {

@@ -128,6 +128,18 @@ var matrix = []struct {
 		_, err := b.cluster().RevokeToken(ctx, &adminv1.RevokeTokenRequest{RequestId: b.fresh(), Id: make([]byte, 8)})
 		return err
 	}},
+	{what: "backup", need: []string{"backup"}, global: true, call: func(b *bench, ctx context.Context) error {
+		_, _, err := b.saveBackup(ctx, &adminv1.SaveBackupRequest{})
+		return err
+	}},
+	{what: "backup to a key of one's own", need: []string{"backup", "extract"}, global: true, call: func(b *bench, ctx context.Context) error {
+		_, _, err := b.saveBackup(ctx, &adminv1.SaveBackupRequest{Recipients: []string{"age1own"}})
+		return err
+	}},
+	{what: "backup confirm", need: []string{"backup"}, global: true, call: func(b *bench, ctx context.Context) error {
+		_, err := b.backups().ConfirmBackup(ctx, &adminv1.ConfirmBackupRequest{})
+		return err
+	}},
 }
 
 // finalVerb is the right over the name that a change ends up with.

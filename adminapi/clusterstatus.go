@@ -49,6 +49,9 @@ func (s clusterServer) GetStatus(ctx context.Context, _ *adminv1.GetStatusReques
 		Meta: s.readMeta(), Realm: cl.GetDefaultRealm(), ClusterId: cl.GetId(), FeatureLevel: cl.GetFeatureLevel(), Version: s.Version,
 		Leader: st.Leader.Name, Voters: uint32(st.Voters), Quorum: st.Quorum, Tolerates: uint32(max(0, st.Tolerates)),
 	}
+	if resp.LastBackup, err = s.lastBackup(); err != nil {
+		return nil, err
+	}
 	for _, m := range st.Nodes {
 		resp.Nodes = append(resp.Nodes, nodeStatus(m, records))
 		if m.Role != roleNonVoter && (m.Reachable || m.ID == st.Self.ID) {

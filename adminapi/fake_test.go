@@ -31,6 +31,7 @@ type bench struct {
 	mu    sync.Mutex
 	audit []AuditEvent
 	peer  *grpc.ClientConn
+	made  fakeBackups
 }
 
 func (b *bench) now() time.Time { b.mu.Lock(); defer b.mu.Unlock(); return b.clock }
@@ -48,7 +49,7 @@ func newBench(t *testing.T) *bench {
 	var err error
 	b.svc, err = New(Config{
 		Store: b.store, Reader: b.store.DB, Sealer: b.store.Ring, NodeName: "n1", PeerAddress: "n1.example.com:7750", Version: "1.0.0",
-		Now: b.now, Rand: rand.Reader, OwnUID: 4711,
+		Now: b.now, Rand: rand.Reader, OwnUID: 4711, Backups: &b.made,
 		Audit: func(e AuditEvent) { b.mu.Lock(); defer b.mu.Unlock(); b.audit = append(b.audit, e) },
 	})
 	if err != nil {

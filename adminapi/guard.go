@@ -59,6 +59,9 @@ var rules = map[string]rule{
 	api + "Roles/ListRoles":     {verbs: []Verb{VerbRole}},
 	api + "Roles/GetPrivileges": {verbs: []Verb{verbAny}},
 
+	api + "Backups/SaveBackup":    {verbs: []Verb{VerbBackup}},
+	api + "Backups/ConfirmBackup": {verbs: []Verb{VerbBackup}},
+
 	api + "Cluster/GetStatus":          {verbs: []Verb{verbAny}},
 	api + "Cluster/GetNodeStats":       {},
 	api + "Cluster/GetRealm":           {verbs: []Verb{verbAny}},
@@ -75,7 +78,7 @@ var rules = map[string]rule{
 // an interceptor of the server, keeps a server from being built without it.
 func (s *Service) guarded(desc *grpc.ServiceDesc, door Door) *grpc.ServiceDesc {
 	out := *desc
-	out.Methods = nil
+	out.Methods, out.Streams = nil, s.guardedStreams(desc, door)
 	for _, m := range desc.Methods {
 		inner := m.Handler
 		out.Methods = append(out.Methods, grpc.MethodDesc{
@@ -105,8 +108,7 @@ func (s *Service) serve(ctx context.Context, door Door, method string, req proto
 	forwarded := false
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("panic in %s: %v\n%s", method, p, debug.Stack())
-			resp = nil
+			resp, err = nil, panicked(method, p)
 		}
 		err = s.conclude(method, req, err)
 		s.audit(method, c, req, err, start, time.Since(begun), forwarded)
@@ -131,8 +133,21 @@ func (s *Service) serve(ctx context.Context, door Door, method string, req proto
 	return s.decide(ctx, door, c, r, req, h)
 }
 
+func panicked(method string, p any) error {
+	return fmt.Errorf("panic in %s: %v\n%s", method, p, debug.Stack())
+}
+
 // decide checks the rule and runs the handler, on the node that answers.
 func (s *Service) decide(ctx context.Context, door Door, c Caller, r rule, req proto.Message, h grpc.UnaryHandler) (any, error) {
+	ctx, err := s.admit(ctx, door, c, r)
+	if err != nil {
+		return nil, err
+	}
+	return h(ctx, req)
+}
+
+// admit checks the rule and returns the handler's context, which knows caller and rights.
+func (s *Service) admit(ctx context.Context, door Door, c Caller, r rule) (context.Context, error) {
 	if len(r.verbs) == 0 && door != DoorPeer {
 		return nil, refuse(codes.PermissionDenied, "PERMISSION_DENIED", "only another node may call this")
 	}
@@ -149,7 +164,7 @@ func (s *Service) decide(ctx context.Context, door Door, c Caller, r rule, req p
 			return nil, denied(ctx, v, "anything")
 		}
 	}
-	return h(ctx, req)
+	return ctx, nil
 }
 
 func linearizable(req proto.Message) bool {
@@ -288,6 +303,8 @@ func targetOf(req proto.Message) string {
 		return r.GetNodeName()
 	case interface{ GetTo() string }:
 		return r.GetTo()
+	case *adminv1.SaveBackupRequest:
+		return strings.Join(r.GetRecipients(), " ")
 	case interface{ GetFilter() string }:
 		return r.GetFilter()
 	}
