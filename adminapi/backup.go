@@ -146,7 +146,7 @@ func (s *Service) guardedStreams(desc *grpc.ServiceDesc, door Door) []grpc.Strea
 
 // serveStream is one streaming call: who, may he, do it, and one audit event.
 func (s *Service) serveStream(door Door, method string, srv any, stream grpc.ServerStream, h grpc.StreamHandler) (err error) {
-	start := s.Now()
+	start, begun := s.Now(), time.Now()
 	g := &guardedStream{ServerStream: stream, ctx: stream.Context()}
 	c, err := s.identify(g.ctx, door)
 	defer func() {
@@ -154,7 +154,7 @@ func (s *Service) serveStream(door Door, method string, srv any, stream grpc.Ser
 			err = panicked(method, p)
 		}
 		err = s.conclude(method, g.req, err)
-		s.audit(method, c, g.req, err, start, false)
+		s.audit(method, c, g.req, err, start, time.Since(begun), false)
 	}()
 	if err != nil {
 		return refuse(codes.Unauthenticated, "UNAUTHENTICATED", "%v", err)
