@@ -37,7 +37,10 @@ type Store interface {
 	VerifyLeader(ctx context.Context) error
 	// WaitAllApplied returns when no node answers from a state before index any more. late are the nodes that only stopped answering.
 	WaitAllApplied(ctx context.Context, index uint64) (late []raftstore.NodeRef, err error)
-	RemoveNode(ctx context.Context, id peer.NodeID) error
+	// LockRemovals is held by who decides on a removal by what would be left.
+	LockRemovals() (unlock func())
+	// AwaitRemovals returns when no group has a node without a record any more. Error: *raftstore.UnknownOutcomeError, and it goes on.
+	AwaitRemovals(ctx context.Context) error
 	TransferLeadership(ctx context.Context, name string) error
 	Status(ctx context.Context) raftstore.Status
 	// LastContact is the age of this node's last contact with a leader, or the time since its start.

@@ -141,77 +141,81 @@ func (s clusterServer) ListNodes(ctx context.Context, req *adminv1.ListNodesRequ
 	return resp, err
 }
 
-// RemoveNode acts on the groups first and keeps its answer under the request id afterwards, with a command that changes nothing. If that
-// fails the node is gone all the same: only a retry then learns less, namely that there is no such node.
+// RemoveNode deletes the node's record, under the request id, and answers when the groups are without the node. The leader goes on with that whatever
+// becomes of the call; a retry finds the first outcome and waits again.
 func (s clusterServer) RemoveNode(ctx context.Context, req *adminv1.RemoveNodeRequest) (*adminv1.RemoveNodeResponse, error) {
 	if err := requireEverywhere(ctx, VerbCluster); err != nil {
 		return nil, err
 	}
-	var done *adminv1.RemoveNodeResponse
 	resp := &adminv1.RemoveNodeResponse{}
-	res, err := s.once(ctx, req, resp, true, func() (*change, error) {
-		cl, err := s.Reader.Cluster()
+	res, err := s.decideRemoval(ctx, req, resp)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Store.AwaitRemovals(ctx); err != nil {
+		s.Logger.Warn("a node's removal goes on", "node", req.GetName(), "error", err)
+		return nil, unknownOutcome()
+	}
+	resp.Meta = s.meta(res)
+	return resp, nil
+}
+
+// decideRemoval looks what would be left and commits the removal, with no other between.
+func (s *Service) decideRemoval(ctx context.Context, req *adminv1.RemoveNodeRequest, resp *adminv1.RemoveNodeResponse) (*statev1.Result, error) {
+	defer s.Store.LockRemovals()()
+	return s.once(ctx, req, resp, true, func() (*change, error) {
+		st := s.Store.Status(ctx)
+		gone, recorded, err := s.findNode(st, req.GetName())
 		if err != nil {
 			return nil, err
 		}
-		if done, err = s.removeNode(ctx, req); err != nil {
+		voters, err := s.removable(st, gone, req.GetForce())
+		if err != nil {
 			return nil, err
 		}
-		return &change{what: "node " + req.GetName(), answer: done,
-			cmd: &statev1.Command{Op: &statev1.Command_SetFeatureLevel{SetFeatureLevel: &statev1.SetFeatureLevel{Level: cl.GetFeatureLevel()}}}}, nil
+		cmd := &statev1.Command{Op: &statev1.Command_DeleteNode{DeleteNode: &statev1.DeleteNode{Id: gone.ID[:]}}}
+		if !recorded { // it is being removed already: only the answer is to be kept
+			cl, err := s.Reader.Cluster()
+			if err != nil {
+				return nil, err
+			}
+			cmd = &statev1.Command{Op: &statev1.Command_SetFeatureLevel{SetFeatureLevel: &statev1.SetFeatureLevel{Level: cl.GetFeatureLevel()}}}
+		}
+		return &change{what: "node " + req.GetName(), cmd: cmd,
+			answer: &adminv1.RemoveNodeResponse{Voters: uint32(voters), Rotate: []string{"master key", "krbtgt", "replay key"}}}, nil
 	})
-	switch {
-	case err == nil:
-		resp.Meta = s.meta(res)
-		return resp, nil
-	case done != nil:
-		s.Logger.Warn("a node's removal is not kept under its request id", "node", req.GetName(), "error", err)
-		done.Meta = s.readMeta()
-		return done, nil
-	}
-	return nil, err
 }
 
-func (s *Service) removeNode(ctx context.Context, req *adminv1.RemoveNodeRequest) (*adminv1.RemoveNodeResponse, error) {
-	st := s.Store.Status(ctx)
-	gone, err := s.findNode(st, req.GetName())
-	if err != nil {
-		return nil, err
-	}
+// removable counts the voters that stay, and refuses what would leave the realm without a quorum or with two voters.
+func (s *Service) removable(st raftstore.Status, gone raftstore.NodeStatus, force bool) (voters int, err error) {
 	if gone.ID == st.Self.ID {
-		return nil, refuse(codes.FailedPrecondition, "IS_LEADER", "%[1]s leads the realm; first: charon node transfer, then: charon node remove %[1]s", gone.Name)
+		return 0, refuse(codes.FailedPrecondition, "IS_LEADER", "%[1]s leads the realm; first: charon node transfer, then: charon node remove %[1]s", gone.Name)
 	}
 	voters, alive := voterCount(st, gone.ID)
-	if gone.Role != roleNonVoter && !req.GetForce() && (alive < voters/2+1 || voters == 2) {
-		return nil, refuse(codes.FailedPrecondition, "QUORUM_AT_RISK",
+	if gone.Role != roleNonVoter && !force && (alive < voters/2+1 || voters == 2) {
+		return 0, refuse(codes.FailedPrecondition, "QUORUM_AT_RISK",
 			"without %s there are %d voters, %d of them reachable; to remove it all the same: charon node remove %s --force", gone.Name, voters, alive, gone.Name)
 	}
-	if err := s.Store.RemoveNode(ctx, gone.ID); err != nil {
-		if errors.Is(err, raftstore.ErrNotMember) {
-			return nil, notFound("node " + req.GetName())
-		}
-		return nil, err
-	}
-	return &adminv1.RemoveNodeResponse{Voters: uint32(voters), Rotate: []string{"master key", "krbtgt", "replay key"}}, nil
+	return voters, nil
 }
 
 // findNode is a member by name; or one that is none any more but has a record still, since its removal was cut off. The latter does not vote.
-func (s *Service) findNode(st raftstore.Status, name string) (raftstore.NodeStatus, error) {
-	for _, m := range st.Nodes {
-		if m.Name == name {
-			return m, nil
-		}
-	}
+func (s *Service) findNode(st raftstore.Status, name string) (n raftstore.NodeStatus, recorded bool, err error) {
 	records, err := s.Reader.Nodes()
 	if err != nil {
-		return raftstore.NodeStatus{}, err
+		return n, false, err
 	}
-	for _, n := range records {
-		if n.GetName() == name && len(n.GetId()) == len(peer.NodeID{}) {
-			return raftstore.NodeStatus{NodeRef: raftstore.NodeRef{ID: peer.NodeID(n.GetId()), Name: name}, Role: roleNonVoter}, nil
+	for _, m := range st.Nodes {
+		if m.Name == name {
+			return m, slices.ContainsFunc(records, func(r *statev1.Node) bool { return string(r.GetId()) == string(m.ID[:]) }), nil
 		}
 	}
-	return raftstore.NodeStatus{}, notFound("node " + name)
+	for _, r := range records {
+		if r.GetName() == name && len(r.GetId()) == len(peer.NodeID{}) {
+			return raftstore.NodeStatus{NodeRef: raftstore.NodeRef{ID: peer.NodeID(r.GetId()), Name: name}, Role: roleNonVoter}, true, nil
+		}
+	}
+	return n, false, notFound("node " + name)
 }
 
 const roleNonVoter = "non-voter"

@@ -174,12 +174,27 @@ func member(i byte, role string, up bool) raftstore.NodeStatus {
 	return raftstore.NodeStatus{NodeRef: raftstore.NodeRef{ID: peer.NodeID{i}, Name: fmt.Sprintf("n%d", i)}, Role: role, Reachable: up}
 }
 
+// members has the cluster have these, n1 as it is.
+func (b *bench) members(all ...raftstore.NodeStatus) {
+	b.t.Helper()
+	b.store.Nodes.Nodes = all
+	for _, m := range all[1:] {
+		replayID := m.ID
+		replayID[15] = 1
+		if res, err := b.store.Apply(&statev1.Command{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{Node: &statev1.Node{
+			Id: m.ID[:], ReplayId: replayID[:], Name: m.Name, PeerAddress: m.Name + ".example.com:7750", FeatureLevelMax: realm.FeatureLevelMax,
+		}}}}); err != nil || res.GetCode() != statev1.Code_CODE_OK {
+			b.t.Fatal(res, err)
+		}
+	}
+}
+
 func TestRemoveNode(t *testing.T) {
 	b := newBench(t)
 	remove := func(n string, force bool) (*adminv1.RemoveNodeResponse, error) {
 		return b.cluster().RemoveNode(as("root"), &adminv1.RemoveNodeRequest{RequestId: b.fresh(), Name: n, Force: force})
 	}
-	b.store.Nodes.Nodes = []raftstore.NodeStatus{member(1, "leader", true), member(2, "follower", true), member(3, "follower", false), member(4, "non-voter", true)}
+	b.members(member(1, "leader", true), member(2, "follower", true), member(3, "follower", false), member(4, "non-voter", true))
 	// Two left is a cluster that any loss stops; and without n2 only one of two answers.
 	_, err := remove("n2", false)
 	wantReason(t, err, codes.FailedPrecondition, "QUORUM_AT_RISK")
@@ -236,7 +251,7 @@ func TestStatus(t *testing.T) {
 // The first outcome stands under the request id, though by now there is no such node.
 func TestRemoveNodeAgain(t *testing.T) {
 	b := newBench(t)
-	b.store.Nodes.Nodes = []raftstore.NodeStatus{member(1, "leader", true), member(2, "follower", true), member(3, "follower", true), member(4, "follower", true)}
+	b.members(member(1, "leader", true), member(2, "follower", true), member(3, "follower", true), member(4, "follower", true))
 	req := &adminv1.RemoveNodeRequest{RequestId: b.fresh(), Name: "n4"}
 	first, err := b.cluster().RemoveNode(as("root"), req)
 	if err != nil || first.GetVoters() != 3 || first.GetMeta().GetReplayed() {
@@ -253,10 +268,26 @@ func TestRemoveNodeAgain(t *testing.T) {
 	if len(b.store.Removed) != 1 {
 		t.Errorf("removed %v", b.store.Removed)
 	}
-	// A removal that could not be noted was made all the same.
-	b.store.Lose(false)
-	if r, err := b.cluster().RemoveNode(as("root"), &adminv1.RemoveNodeRequest{RequestId: b.fresh(), Name: "n3", Force: true}); err != nil || r.GetVoters() != 2 {
-		t.Errorf("not noted: %v %v", r, err)
+	// A removal whose outcome was unknown is found done by a retry.
+	for what, harm := range map[string]func(){
+		"the commit's answer was lost": func() { b.store.Lose(true) },
+		"the groups lag":               func() { b.store.FailWait(context.DeadlineExceeded) },
+	} {
+		b.members(append(b.store.Nodes.Nodes[:2:2], member(3, "follower", true), member(4, "follower", true))...)
+		req := &adminv1.RemoveNodeRequest{RequestId: b.fresh(), Name: "n3"}
+		harm()
+		_, err := b.cluster().RemoveNode(as("root"), req)
+		wantReason(t, err, codes.Unavailable, "OUTCOME_UNKNOWN")
+		b.store.FailWait(nil)
+		b.store.Nodes.Nodes = b.store.Nodes.Nodes[:2]
+		if r, err := b.cluster().RemoveNode(as("root"), req); err != nil || r.GetVoters() != 3 || !r.GetMeta().GetReplayed() {
+			t.Errorf("%s: again: %v %v", what, r, err)
+		}
+	}
+	// One whose record is gone but that the groups have still.
+	b.store.Nodes.Nodes = append(b.store.Nodes.Nodes, member(3, "follower", true), member(5, "follower", true))
+	if r, err := b.cluster().RemoveNode(as("root"), &adminv1.RemoveNodeRequest{RequestId: b.fresh(), Name: "n3"}); err != nil || r.GetVoters() != 3 {
+		t.Errorf("half removed: %v %v", r, err)
 	}
 }
 

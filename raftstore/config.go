@@ -95,6 +95,8 @@ type Observer struct {
 	Clock func(level string, off time.Duration)
 	// Leadership of a group gained (true) or lost.
 	Leadership func(group string, leader bool)
+	// NodeRemoved: this node, the leader, removed one by itself, of which nobody had heard for so long; err is RemoveNode's.
+	NodeRemoved func(n NodeRef, after time.Duration, err error)
 }
 
 // Bootstrap is what a new cluster starts with.
@@ -122,6 +124,8 @@ type Timing struct {
 	Fresh time.Duration
 	// CutOff is how long the replay client holds without a verdict. 0: 3 s.
 	CutOff time.Duration
+	// VouchWait is how long a starting node waits for members that do not answer before it takes the word of those that do. 0: 3 s.
+	VouchWait time.Duration
 	// PromoteAfter is how long a non-voter must keep up before it becomes a voter. 0: 10 s.
 	PromoteAfter time.Duration
 	// CommitGap is the least time between two replay entries; it grows to 2.5 times that under load. 0: 2 ms.
@@ -150,6 +154,7 @@ func (t *Timing) fill() {
 	orDefault(&t.RPC, 5*time.Second)
 	orDefault(&t.Fresh, 400*time.Millisecond)
 	orDefault(&t.CutOff, 3*time.Second)
+	orDefault(&t.VouchWait, 3*time.Second)
 	orDefault(&t.PromoteAfter, 10*time.Second)
 	orDefault(&t.CommitGap, 2*time.Millisecond)
 	orDefault(&t.IdleBatch, 10*time.Second)

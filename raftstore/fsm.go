@@ -112,6 +112,25 @@ type replayFSM struct {
 	snapshots *receivedSnapshots
 	started   atomic.Bool
 	dead      atomic.Bool
+	conf      atomic.Pointer[indexedConf]
+}
+
+// indexedConf is a configuration that was committed, and its index.
+type indexedConf struct {
+	index   uint64
+	servers []raft.Server
+}
+
+// StoreConfiguration is raft.ConfigurationStore: a configuration is committed.
+func (f *replayFSM) StoreConfiguration(index uint64, c raft.Configuration) {
+	f.conf.Store(&indexedConf{index, c.Clone().Servers})
+}
+
+func (f *replayFSM) configuration() (uint64, []raft.Server) {
+	if c := f.conf.Load(); c != nil {
+		return c.index, c.servers
+	}
+	return 0, nil
 }
 
 // Apply answers with []replay.Verdict.
@@ -149,6 +168,7 @@ func (f *replayFSM) Restore(r io.ReadCloser) error {
 	}
 	if len(list) > 0 {
 		f.applied.advance(list[0].Index)
+		f.StoreConfiguration(list[0].ConfigurationIndex, list[0].Configuration)
 	}
 	if f.started.Load() {
 		// The library drops the whole log next, whatever the log had.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,11 +31,13 @@ type group struct {
 	log   *logstore.Store
 	snaps raft.SnapshotStore
 	fsm   raft.FSM
-	conf  *raft.Config
-	raft  *raft.Raft // set by start; others read it only once live
-	live  atomic.Bool
-	calls calls
-	trans *ballot
+	// committedConf is the servers of the last configuration that is committed, as far as it is applied here, and its index.
+	committedConf func() (uint64, []raft.Server)
+	conf          *raft.Config
+	raft          *raft.Raft // set by start; others read it only once live
+	live          atomic.Bool
+	calls         calls
+	trans         *ballot
 	// alone: this node is the only voter.
 	alone atomic.Bool
 
@@ -207,7 +210,9 @@ func (g *group) settle() {
 	}
 }
 
-// servers of the latest configuration and its index.
+// servers of the latest configuration, and the index of its entry once that is committed; 0 until then. A change that is decided by
+// what the servers are is submitted with that index, and only then: raft refuses it when another one came between. (The library's own
+// future always says 0, which it takes for "whatever the configuration is".)
 func (g *group) servers() ([]raft.Server, uint64) {
 	if !g.live.Load() {
 		return nil, 0
@@ -216,7 +221,26 @@ func (g *group) servers() ([]raft.Server, uint64) {
 	if f.Error() != nil {
 		return nil, 0
 	}
-	return f.Configuration().Servers, f.Index()
+	servers := f.Configuration().Servers
+	index, committed := g.committedConf()
+	if !slices.Equal(servers, committed) {
+		return servers, 0
+	}
+	return servers, index
+}
+
+// settled is servers once no change is under way, or ctx's error.
+func (g *group) settled(ctx context.Context) ([]raft.Server, uint64, error) {
+	for {
+		servers, index := g.servers()
+		if index > 0 {
+			return servers, index, nil
+		}
+		pause(ctx, 10*time.Millisecond)
+		if err := ctx.Err(); err != nil {
+			return nil, 0, fmt.Errorf("waiting for a change of the %s group to end: %w", g.name, err)
+		}
+	}
 }
 
 func (g *group) voters() []raft.Server {

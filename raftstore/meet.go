@@ -57,14 +57,20 @@ func (s *Store) ask(ctx context.Context, id peer.NodeID) *peerv1.InfoResponse {
 		return nil
 	}
 	asked := time.Now()
-	info, err := peerv1.NewPeerClient(cc).Info(ctx, &peerv1.InfoRequest{})
+	info, err := peerv1.NewPeerClient(cc).Info(ctx, &peerv1.InfoRequest{
+		PeerAddress: s.cfg.Self.GetPeerAddress(), BootCounter: s.boot, Vouch: !s.vouched.Load(),
+	})
 	if err != nil || toNodeID(info.GetId()) != id {
 		return nil
 	}
 	s.clocks.answered(id, info.GetClock(), info.GetClockOut(), asked, time.Now())
 	list := map[peer.NodeID]string{}
+	s.where.sign(id)
 	for _, m := range info.GetMembers() {
 		list[toNodeID(m.GetId())] = m.GetPeerAddress()
+		if other := toNodeID(m.GetId()); other != s.id && s.members.allowed(other) {
+			s.where.report(other, m.GetPeerAddress(), m.GetBootCounter())
+		}
 	}
 	if len(list) > 0 {
 		s.members.learn(info.GetConfigurationIndex(), list)
@@ -75,13 +81,31 @@ func (s *Store) ask(ctx context.Context, id peer.NodeID) *peerv1.InfoResponse {
 // meet keeps in touch with the other members and watches this node's clock.
 func (s *Store) meet(ctx context.Context) {
 	usual := min(meetEvery, 4*s.cfg.Timing.Heartbeat)
+	dead := map[peer.NodeID]bool{}
 	for ctx.Err() == nil {
 		s.askAll(ctx)
+		s.watchDead(dead)
 		every := usual
 		if s.watchClock(ctx) {
 			every = min(usual, meetSoon)
 		}
 		pause(ctx, every)
+	}
+}
+
+// watchDead says once when a member has not been heard of for silentAfter, and when it is again.
+func (s *Store) watchDead(dead map[peer.NodeID]bool) {
+	for _, id := range s.members.others() {
+		silence := s.where.silence(id)
+		switch gone := silence > silentAfter; {
+		case gone && !dead[id]:
+			n := s.ref(id)
+			s.cfg.Logger.Warn("a node does not answer", "node", n.Name, "address", n.PeerAddress, "for", silence.Round(time.Second))
+			dead[id] = true
+		case !gone && dead[id]:
+			s.cfg.Logger.Info("a node answers again", "node", s.ref(id).Name)
+			delete(dead, id)
+		}
 	}
 }
 

@@ -115,6 +115,7 @@ func (m *members) refresh() {
 	m.s.mux.Recheck()
 	for _, id := range gone {
 		m.s.fwd.Drop(id)
+		m.s.where.forget(id)
 	}
 }
 
@@ -166,7 +167,11 @@ func (s *Store) peerAddress(id peer.NodeID) (string, bool) {
 	if id == s.id {
 		return s.cfg.Self.GetPeerAddress(), true
 	}
-	if n, err := s.db.Node(id[:]); err == nil && n.GetPeerAddress() != "" {
+	n, err := s.db.Node(id[:])
+	if addr, _ := s.where.of(id, n); addr != "" {
+		return addr, true
+	}
+	if err == nil && n.GetPeerAddress() != "" {
 		return n.GetPeerAddress(), true
 	}
 	addr, ok := s.members.all()[id]

@@ -31,7 +31,11 @@ func (s *Store) AddNode(ctx context.Context, n *statev1.Node) error {
 	if err := s.record(ctx, n); err != nil {
 		return err
 	}
-	if servers, index := s.realm.servers(); !has(servers, serverID(id)) {
+	servers, index, err := s.realm.settled(ctx)
+	if err != nil {
+		return &NotAppliedError{Err: err, again: true}
+	}
+	if !has(servers, serverID(id)) {
 		err := s.realm.await(ctx, func() raft.Future {
 			return s.realm.raft.AddNonvoter(serverID(id), raft.ServerAddress(n.GetPeerAddress()), index, s.cfg.Timing.RPC)
 		})
@@ -138,9 +142,8 @@ func (g *group) committed(ctx context.Context, id raft.ServerID) error {
 	}
 }
 
-// RemoveNode deletes a node's record, with its join token, and takes it out of the realm group; the replay group follows. The record goes
-// first: from then on the leader, this one or the next, goes on until no group has the node, whatever happens to this call. Leader
-// only; the leader can't remove itself. Errors: ErrNotMember, *NotAppliedError, *UnknownOutcomeError.
+// RemoveNode deletes a node's record, with its join token, and returns when no group change is needed for it any more. Leader only; the leader can't
+// remove itself. Errors: ErrNotMember, *NotAppliedError, *UnknownOutcomeError.
 func (s *Store) RemoveNode(ctx context.Context, id peer.NodeID) error {
 	if err := s.VerifyLeader(ctx); err != nil {
 		return err
@@ -152,20 +155,40 @@ func (s *Store) RemoveNode(ctx context.Context, id peer.NodeID) error {
 	if err != nil {
 		return err
 	}
-	servers, index := s.realm.servers()
-	member := has(servers, serverID(id))
+	servers, _ := s.realm.servers()
 	switch c := r.GetCode(); {
-	case c == statev1.Code_CODE_NOT_FOUND && !member:
+	case c == statev1.Code_CODE_NOT_FOUND && !has(servers, serverID(id)):
 		return ErrNotMember
 	case c != statev1.Code_CODE_OK && c != statev1.Code_CODE_NOT_FOUND:
 		return &NotAppliedError{Err: fmt.Errorf("removing node: %v: %s", c, r.GetMessage())}
-	case !member:
-		return nil
 	}
-	err = s.realm.await(ctx, func() raft.Future { return s.realm.raft.RemoveServer(serverID(id), index, s.cfg.Timing.RPC) })
-	if err != nil {
-		return &UnknownOutcomeError{Err: fmt.Errorf("the node's record is gone, and the leader goes on removing it: %w", err)}
+	return s.AwaitRemovals(ctx)
+}
+
+// LockRemovals keeps every other removal on this node from beginning until unlock is called: who looks what a removal would leave behind holds it
+// until the record is gone.
+func (s *Store) LockRemovals() (unlock func()) {
+	s.changing.Lock()
+	return s.changing.Unlock
+}
+
+// AwaitRemovals takes every node whose record is gone out of the realm group, and returns when that is committed; the replay group follows. The record
+// goes first: from then on the leader, this one or the next, goes on until no group has the node, whatever happens to this call. Error:
+// *UnknownOutcomeError: the removal goes on by itself.
+func (s *Store) AwaitRemovals(ctx context.Context) error {
+	for {
+		s.dismiss(ctx)
+		servers, index := s.realm.servers()
+		if index > 0 && !slices.ContainsFunc(servers, func(v raft.Server) bool { return s.dismissed(v.ID) }) {
+			s.membershipChanged()
+			return nil
+		}
+		pause(ctx, 10*time.Millisecond)
+		switch {
+		case ctx.Err() != nil:
+			return &UnknownOutcomeError{Err: fmt.Errorf("the node's record is gone, and the leader goes on removing it: %w", ctx.Err())}
+		case !s.realm.ready.Load():
+			return &UnknownOutcomeError{Err: fmt.Errorf("the node's record is gone, and the next leader goes on removing it: %w", raft.ErrLeadershipLost)}
+		}
 	}
-	s.membershipChanged()
-	return nil
 }

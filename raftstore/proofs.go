@@ -115,6 +115,9 @@ func (p *proofs) Submit(proof kdb.Proof) kdb.Pending {
 	if err != nil {
 		return refused{err}
 	}
+	if p.s.state.Void(pr.CTime) {
+		return refused{kdb.ErrUnavailable} // not the client's fault: it may come again, or ask elsewhere
+	}
 	return p.enqueue(item{Attempt: replay.Attempt{Proof: pr}})
 }
 

@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 	"time"
 
@@ -55,8 +56,9 @@ func TestSeed(t *testing.T) {
 		if got := n.store.Epoch(); !got.Equal(epoch.Truncate(time.Millisecond)) {
 			t.Errorf("%s: epoch until %v, want %v", n.name, got, epoch)
 		}
-		if v := n.verdict("authenticator", "another request"); v != kdb.Stale {
-			t.Errorf("%s: what the lost cluster accepted: %v", n.name, v)
+		stolen := kdb.Proof{Ciphertext: []byte("authenticator"), Request: []byte("another request"), Time: used}
+		if v, err := n.store.Proofs().Submit(stolen).Wait(t.Context()); !errors.Is(err, kdb.ErrUnavailable) {
+			t.Errorf("%s: what the lost cluster accepted: %v, %v", n.name, v, err)
 		}
 	}
 	c.ctime = epoch.Add(time.Second)

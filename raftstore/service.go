@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc/codes"
@@ -54,12 +55,19 @@ func (v *service) Lease(ctx context.Context, _ *peerv1.LeaseRequest) (*peerv1.Le
 	return &peerv1.LeaseResponse{Granted: ok, Index: index}, nil
 }
 
-func (v *service) Info(ctx context.Context, _ *peerv1.InfoRequest) (*peerv1.InfoResponse, error) {
+func (v *service) Info(ctx context.Context, req *peerv1.InfoRequest) (*peerv1.InfoResponse, error) {
 	caller, ok := forward.Caller(ctx)
 	if !ok {
 		return nil, status.Error(codes.PermissionDenied, "not a member")
 	}
-	return v.s.info(caller), nil
+	v.s.where.sign(caller)
+	v.s.where.report(caller, req.GetPeerAddress(), req.GetBootCounter())
+	current := req.GetVouch() && v.s.current(ctx) // before the state is read
+	r := v.s.info(caller)
+	if req.GetVouch() {
+		r.Current, r.BootCounterOfAsker = current, v.s.knownStarts(caller)
+	}
+	return r, nil
 }
 
 func (v *service) Transfer(ctx context.Context, req *peerv1.TransferRequest) (*peerv1.TransferResponse, error) {
@@ -78,6 +86,9 @@ func (v *service) Transfer(ctx context.Context, req *peerv1.TransferRequest) (*p
 	}
 	return &peerv1.TransferResponse{}, nil
 }
+
+// silenceTold is how long a member must not have been heard of before others are told.
+const silenceTold = 5 * time.Second
 
 // info is this node's state, as it tells another.
 func (s *Store) info(asker peer.NodeID) *peerv1.InfoResponse {
@@ -112,7 +123,16 @@ func (s *Store) info(asker peer.NodeID) *peerv1.InfoResponse {
 	for _, v := range servers {
 		id := nodeID(v.ID)
 		addr, _ := s.peerAddress(id)
-		r.Members = append(r.Members, &peerv1.Member{Id: id[:], PeerAddress: addr, Voter: v.Suffrage == raft.Voter})
+		m := &peerv1.Member{Id: id[:], PeerAddress: addr, Voter: v.Suffrage == raft.Voter}
+		if rec, err := s.db.Node(id[:]); err == nil {
+			_, m.BootCounter = s.where.of(id, rec)
+		}
+		if id != s.id {
+			if d := s.where.silence(id); d > silenceTold {
+				r.Silent = append(r.Silent, &peerv1.Silence{Id: id[:], For: d.Milliseconds()})
+			}
+		}
+		r.Members = append(r.Members, m)
 	}
 	if n, err := s.db.Node(asker[:]); err == nil {
 		r.BootCounterOfAsker = n.GetBootCounter()

@@ -54,6 +54,8 @@ type NodeStatus struct {
 	// MasterKeys are the versions of the master key on its disk; MasterKeysFixed is why it can take no other.
 	MasterKeys      []uint32
 	MasterKeysFixed string
+	// Silence is how long this node has not heard of it.
+	Silence time.Duration
 }
 
 // The roles in Status.
@@ -162,6 +164,9 @@ func (s *Store) nodeStatus(id peer.NodeID, voter bool, leader peer.NodeID) NodeS
 		}
 	}
 	n.ClockOffset, _ = s.clocks.offset(id)
+	if id != s.id {
+		n.Silence = s.where.silence(id)
+	}
 	if id == s.id {
 		n.Reachable = true
 		n.ClockOffset, n.ClockOut = s.clocks.own(), s.clock.out.Load()

@@ -65,6 +65,12 @@ type Store struct {
 	keyless     atomic.Pointer[string]
 	keysChanged chan struct{}
 
+	where *whereabouts
+	// changing is held by who checks what a removal would leave, until it is done.
+	changing sync.Mutex
+	// removedAt is when this process last removed a node by itself.
+	removedAt time.Time
+
 	started, stopping atomic.Bool
 	cancel            context.CancelFunc
 	wg                sync.WaitGroup
@@ -100,6 +106,12 @@ func (s *Store) open() error {
 		return err
 	}
 	s.cfg.Self.Id, s.cfg.Self.ReplayId = s.id[:], s.replayID[:]
+	if err := checkRecovering(s.cfg.Dir); err != nil {
+		return err
+	}
+	if s.where, err = newWhereabouts(s.cfg.Dir); err != nil {
+		return err
+	}
 	if s.boot, err = readCount(s.bootPath()); err != nil {
 		return fmt.Errorf("reading the count of starts: %w", err)
 	}
@@ -160,6 +172,13 @@ func (s *Store) openRealm() error {
 	}
 	s.applied = newWatermark(index)
 	g.fsm = &realmFSM{db: s.db, fatal: s.fatal, applied: s.applied, configs: s.membershipChanged, installed: g.log.NoteInstall}
+	g.committedConf = func() (uint64, []raft.Server) {
+		index, conf := s.db.Configuration()
+		if len(conf) == 0 {
+			return 0, nil
+		}
+		return index, raft.DecodeConfiguration(conf).Servers
+	}
 	g.snaps, err = newLiveStore(s.db, g.dir)
 	return err
 }
@@ -193,6 +212,7 @@ func (s *Store) openReplay() error {
 	s.counted = newWatermark(0)
 	s.caching = &replayFSM{state: s.state, levelMax: s.db.FeatureLevelMax(), fatal: s.fatal, applied: s.counted, installed: g.log.NoteInstall, dir: g.dir, snapshots: received}
 	g.fsm = s.caching
+	g.committedConf = s.caching.configuration
 	s.heard = newHeard(s.state, s.counted)
 	if err := s.heard.tail(g.log, received); err != nil {
 		return fmt.Errorf("reading the end of the replay log in %s: %w", g.dir, err)

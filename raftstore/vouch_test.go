@@ -9,6 +9,10 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+
+	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore/peer"
+	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
 // deaths collects what would have ended the process of one node.
@@ -46,6 +50,9 @@ func TestOldCopyNeverVotes(t *testing.T) {
 	})
 	c.waitReady()
 	n := c.nodes[2]
+	c.waitFor("n3 to know that it votes", func() bool {
+		return has(n.store.realm.voters(), n.store.realm.id) && has(n.store.replay.voters(), n.store.replay.id)
+	})
 	n.stop()
 	old := filepath.Join(t.TempDir(), "copy")
 	if err := os.CopyFS(old, os.DirFS(n.dir)); err != nil {
@@ -144,5 +151,126 @@ func TestAllRestartAtOnce(t *testing.T) {
 	}
 	if _, err := c.nodes[2].lookup("alice"); err != nil {
 		t.Error(err)
+	}
+}
+
+// A member that lags does not know of the last start: its word is not taken while another may know better.
+func TestLaggingMemberDoesNotVouchAlone(t *testing.T) {
+	var died deaths
+	c := newCluster(t, 3, func(cfg *Config) {
+		cfg.Timing.VouchWait = patience
+		if cfg.Self.GetName() == "n1" {
+			cfg.Fatal = died.note
+		}
+	})
+	c.waitReady()
+	n1, n2, n3 := c.nodes[0], c.nodes[1], c.nodes[2]
+	n1.stop()
+	old := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(old, os.DirFS(n1.dir)); err != nil {
+		t.Fatal(err)
+	}
+	n3.stop()
+	n1.start(nil)
+	c.waitFor("the start of n1 to be known", func() bool {
+		rec, err := n2.store.DB().Node(n1.id[:])
+		return err == nil && rec.GetBootCounter() == n1.store.boot
+	})
+	n1.kill()
+	n2.kill()
+
+	n1.dir = old
+	n3.start(nil)
+	n1.start(nil)
+	c.waitFor("an answer of n3", func() bool { return len(n1.store.askAll(t.Context())) > 0 })
+	if vouched, err := n1.store.judge(n1.store.askAll(t.Context()), n1.store.boot-1); vouched || err != nil || n1.store.vouched.Load() {
+		t.Errorf("vouched for by a member that lags: %v, %v", vouched, err)
+	}
+	n2.start(nil)
+	c.waitFor("its end", func() bool { return oldCopySaid(died.last()) })
+	if n1.store.vouched.Load() {
+		t.Error("it votes")
+	}
+}
+
+// A start that stands in the log is known before it is applied.
+func TestStartsInTheLogAreKnown(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	rec, err := n.store.db.Node(n.id[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.BootCounter += 7
+	put := &statev1.Command{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{Node: rec}}}
+	for what, cmd := range map[string]*statev1.Command{
+		"alone":      put,
+		"in a batch": {Op: &statev1.Command_Batch{Batch: &statev1.Batch{Commands: []*statev1.Command{create(c.principal("x", 1)), put}}}},
+	} {
+		if got := startsIn(cmd, n.id); got != rec.GetBootCounter() {
+			t.Errorf("%s: %d, want %d", what, got, rec.GetBootCounter())
+		}
+	}
+	if got := startsIn(put, peer.NodeID{9}); got != 0 {
+		t.Errorf("another node's: %d", got)
+	}
+	n.propose(create(c.principal("y", 1)))
+	before := n.store.knownStarts(n.id)
+	data, err := realm.EncodeEnvelope(put, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.kill()
+	c.nodes = nil
+	d, err := openDisk(n.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := d.realm.LastIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.realm.StoreLog(&raft.Log{Index: last + 1, Term: 1, Type: raft.LogCommand, Data: data}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(n.config(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.knownStarts(n.id); got != rec.GetBootCounter() || before >= got {
+		t.Errorf("%d starts are known, want %d; before it was %d", got, rec.GetBootCounter(), before)
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A change that was decided by an old view of the servers is refused by raft.
+func TestMembershipChangesAreGuarded(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	c.waitReady()
+	l := c.waitLeader()
+	for _, g := range []*group{l.store.realm, l.store.replay} {
+		if g.raft.State() != raft.Leader {
+			continue
+		}
+		servers, index, err := g.settled(t.Context())
+		if err != nil || index == 0 || len(servers) != 3 {
+			t.Fatalf("%s: %v %d %v", g.name, servers, index, err)
+		}
+		i := 0
+		for servers[i].ID == g.id {
+			i++
+		}
+		if err := g.raft.AddVoter(servers[i].ID, "127.0.0.1:1", index, 0).Error(); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.raft.RemoveServer(servers[i].ID, index, 0).Error(); err == nil {
+			t.Errorf("%s: removed a server by an old view", g.name)
+		}
+		c.waitFor("the next index", func() bool { _, now := g.servers(); return now > index })
 	}
 }

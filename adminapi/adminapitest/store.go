@@ -150,6 +150,9 @@ func (s *Store) Apply(cmd *statev1.Command) (*statev1.Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if d := cmd.GetDeleteNode(); d != nil && res[0].GetCode() == statev1.Code_CODE_OK {
+		s.Removed = append(s.Removed, peer.NodeID(d.GetId()))
+	}
 	return res[0], nil
 }
 
@@ -172,10 +175,14 @@ func (s *Store) WaitAllApplied(_ context.Context, index uint64) ([]raftstore.Nod
 	return nil, s.waitErr
 }
 
-// RemoveNode notes the node.
-func (s *Store) RemoveNode(_ context.Context, id peer.NodeID) error {
-	s.Removed = append(s.Removed, id)
-	return nil
+// LockRemovals does nothing.
+func (s *Store) LockRemovals() (unlock func()) { return func() {} }
+
+// AwaitRemovals fails as FailWait says.
+func (s *Store) AwaitRemovals(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waitErr
 }
 
 // TransferLeadership does nothing.

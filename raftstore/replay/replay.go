@@ -291,6 +291,13 @@ func (s *State) Skew() time.Duration {
 	return time.Duration(s.skew) * time.Second
 }
 
+// Void tells whether a proof of that time, in seconds since the epoch, may have been accepted before the cache lost track.
+func (s *State) Void(ctime int64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.epoch.voids(ctime)
+}
+
 // Epoch is the last one begun.
 func (s *State) Epoch() Epoch {
 	s.mu.RLock()

@@ -907,10 +907,12 @@ func (x *GiveMasterKeyResponse) GetKey() []byte {
 }
 
 type Member struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	PeerAddress   string                 `protobuf:"bytes,2,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
-	Voter         bool                   `protobuf:"varint,3,opt,name=voter,proto3" json:"voter,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	PeerAddress string                 `protobuf:"bytes,2,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	Voter       bool                   `protobuf:"varint,3,opt,name=voter,proto3" json:"voter,omitempty"`
+	// Not 0: the node said so itself at that start, which the realm's record does not count yet.
+	BootCounter   uint64 `protobuf:"varint,4,opt,name=boot_counter,json=bootCounter,proto3" json:"boot_counter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -964,6 +966,13 @@ func (x *Member) GetVoter() bool {
 		return x.Voter
 	}
 	return false
+}
+
+func (x *Member) GetBootCounter() uint64 {
+	if x != nil {
+		return x.BootCounter
+	}
+	return 0
 }
 
 type TransferRequest struct {
@@ -1121,11 +1130,12 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\x14GiveMasterKeyRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\")\n" +
 	"\x15GiveMasterKeyResponse\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\fR\x03key\"Q\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\"t\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x14\n" +
-	"\x05voter\x18\x03 \x01(\bR\x05voter\"9\n" +
+	"\x05voter\x18\x03 \x01(\bR\x05voter\x12!\n" +
+	"\fboot_counter\x18\x04 \x01(\x04R\vbootCounter\"9\n" +
 	"\x0fTransferRequest\x12\x16\n" +
 	"\x06replay\x18\x01 \x01(\bR\x06replay\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\fR\x02to\"\x12\n" +
