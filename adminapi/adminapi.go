@@ -25,6 +25,7 @@ import (
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore"
 	"github.com/charon-kdc/charon/raftstore/peer"
+	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
 // Store is the replicated realm as the admin API writes it; *raftstore.Store is one.
@@ -67,6 +68,18 @@ type Reader interface {
 	Roles() ([]*statev1.Role, error)
 	Secret(name string) (*statev1.Secret, error)
 	Cluster() (*statev1.Cluster, error)
+	Realms() ([]*statev1.Realm, error)
+	// Now is the log's time, in ms since the epoch.
+	Now() int64
+	Counts() realm.Counts
+	// Subscribe has f called with what each applied entry changed. It must not block.
+	Subscribe(f func([]realm.Change))
+	// StalePrincipals, StaleSecrets and CountStale look for what is not sealed under a version of the master key.
+	StalePrincipals(version uint32, from []byte, limit int) (realm.Page, error)
+	StaleSecrets(version uint32) ([]*statev1.Secret, error)
+	CountStale(version uint32) (int, error)
+	// RetiringPrincipals have keys that go at a set time.
+	RetiringPrincipals(from []byte, limit int) (realm.Page, error)
 }
 
 // Sealer opens and seals what the state keeps secret; *masterkey.Ring is one.
@@ -107,6 +120,8 @@ type Config struct {
 	Forwarder Forwarder // nil: there are no other nodes
 	Activity  Activity  // nil: nothing is counted
 	Backups   Backups   // nil: this node makes none
+	// MasterKeys are this node's own; nil: it can take no other version.
+	MasterKeys MasterKeys
 	// NodeName stands in every answer.
 	NodeName string
 	// PeerAddress is host:port that a join token leads to.
@@ -129,6 +144,10 @@ type Service struct {
 	Config
 	health *health.Server
 
+	tender *tender
+	// at, if not nil, is called between the steps of a rotation. For tests.
+	at func(step string) error
+
 	hashMu  sync.Mutex
 	hashKey []byte
 	hashRev uint64
@@ -142,7 +161,8 @@ func New(c Config) (*Service, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{Config: c, health: health.NewServer()}
+	s := &Service{Config: c, health: health.NewServer(), tender: newTender()}
+	s.Reader.Subscribe(s.tender.retiring.changed)
 	return s, nil
 }
 
@@ -170,6 +190,7 @@ func (s *Service) Register(srv *grpc.Server, door Door) {
 		{&adminv1.Roles_ServiceDesc, roleServer{Service: s}},
 		{&adminv1.Cluster_ServiceDesc, clusterServer{Service: s}},
 		{&adminv1.Backups_ServiceDesc, backupServer{Service: s}},
+		{&adminv1.Rotation_ServiceDesc, rotationServer{Service: s}},
 	} {
 		srv.RegisterService(s.guarded(d.desc, door), d.impl)
 	}
@@ -186,7 +207,7 @@ func (s *Service) SetServing(ok bool) {
 		st = healthpb.HealthCheckResponse_SERVING
 	}
 	s.health.SetServingStatus("", st)
-	for _, d := range []string{"Principals", "Keytabs", "Policies", "Roles", "Cluster", "Backups"} {
+	for _, d := range []string{"Principals", "Keytabs", "Policies", "Roles", "Cluster", "Backups", "Rotation"} {
 		s.health.SetServingStatus("charon.admin.v1."+d, st)
 	}
 }

@@ -124,6 +124,22 @@ var matrix = []struct {
 		_, err := b.cluster().ListTokens(ctx, &adminv1.ListTokensRequest{})
 		return err
 	}},
+	{what: "krbtgt rotate", need: []string{"cluster"}, global: true, call: func(b *bench, ctx context.Context) error {
+		_, err := b.rotation().RotateKrbtgt(ctx, &adminv1.RotateKrbtgtRequest{RequestId: b.fresh(), RetireAfter: -1})
+		return err
+	}},
+	{what: "master key rotate", need: []string{"cluster"}, global: true, call: func(b *bench, ctx context.Context) error {
+		_, err := b.rotation().RotateMasterKey(ctx, &adminv1.RotateMasterKeyRequest{RequestId: b.fresh()})
+		return err
+	}},
+	{what: "master key show", need: []string{"cluster"}, global: true, call: func(b *bench, ctx context.Context) error {
+		_, err := b.rotation().GetMasterKey(ctx, &adminv1.GetMasterKeyRequest{})
+		return err
+	}},
+	{what: "master key retire", need: []string{"cluster"}, global: true, call: func(b *bench, ctx context.Context) error {
+		_, err := b.rotation().RetireMasterKeys(ctx, &adminv1.RetireMasterKeysRequest{RequestId: b.fresh()})
+		return err
+	}},
 	{what: "token revoke", need: []string{"cluster"}, global: true, call: func(b *bench, ctx context.Context) error {
 		_, err := b.cluster().RevokeToken(ctx, &adminv1.RevokeTokenRequest{RequestId: b.fresh(), Id: make([]byte, 8)})
 		return err

@@ -26,8 +26,15 @@ type clusterServer struct {
 	*Service
 }
 
-func realmView(r *statev1.Realm) *adminv1.Realm {
-	return &adminv1.Realm{Name: r.GetName(), MaxLife: r.GetMaxLife(), MaxRenewableLife: r.GetMaxRenewableLife(), Etypes: r.GetEtypes(), Revision: r.GetRevision()}
+func (s *Service) realmView(r *statev1.Realm) *adminv1.Realm {
+	v := &adminv1.Realm{Name: r.GetName(), MaxLife: r.GetMaxLife(), MaxRenewableLife: r.GetMaxRenewableLife(), Etypes: r.GetEtypes(), Revision: r.GetRevision(), KrbtgtRotation: -1}
+	if every := krbtgtEvery(r); every > 0 {
+		v.KrbtgtRotation = int64(every / time.Second)
+	}
+	if next := s.krbtgtNext(r); !next.IsZero() {
+		v.KrbtgtRotatesAt = next.UnixMilli()
+	}
+	return v
 }
 
 func (s clusterServer) GetRealm(ctx context.Context, req *adminv1.GetRealmRequest) (*adminv1.GetRealmResponse, error) {
@@ -45,7 +52,7 @@ func (s clusterServer) GetRealm(ctx context.Context, req *adminv1.GetRealmReques
 		return nil, err
 	}
 	meta.Revision = r.GetRevision()
-	return &adminv1.GetRealmResponse{Meta: meta, Realm: realmView(r), ClusterId: cl.GetId(), FeatureLevel: cl.GetFeatureLevel(), Nodes: nodes}, nil
+	return &adminv1.GetRealmResponse{Meta: meta, Realm: s.realmView(r), ClusterId: cl.GetId(), FeatureLevel: cl.GetFeatureLevel(), Nodes: nodes}, nil
 }
 
 func (s clusterServer) UpdateRealm(ctx context.Context, req *adminv1.UpdateRealmRequest) (*adminv1.UpdateRealmResponse, error) {
@@ -68,10 +75,16 @@ func (s clusterServer) UpdateRealm(ctx context.Context, req *adminv1.UpdateRealm
 		if len(req.GetEtypes()) > 0 {
 			r.Etypes = req.GetEtypes()
 		}
+		if req.KrbtgtRotation != nil {
+			if _, err := s.rotates(); err != nil {
+				return nil, err
+			}
+			r.KrbtgtRotation = max(-1, req.GetKrbtgtRotation())
+		}
 		if err := checkRealm(r); err != nil {
 			return nil, err
 		}
-		return &change{what: what, answer: &adminv1.UpdateRealmResponse{Realm: realmView(r)},
+		return &change{what: what, answer: &adminv1.UpdateRealmResponse{Realm: s.realmView(r)},
 			cmd: &statev1.Command{Op: &statev1.Command_PutRealm{PutRealm: &statev1.PutRealm{Realm: r, Expect: expect}}}}, nil
 	})
 	if err != nil {
@@ -88,6 +101,9 @@ func checkRealm(r *statev1.Realm) error {
 	}
 	if r.GetMaxRenewableLife() < 60 || r.GetMaxRenewableLife() > secondsMax {
 		return invalid("max_renewable_life", "max_renewable_life is 60 to %d seconds; a principal with -allow_renewable gets no renewable tickets", int64(secondsMax))
+	}
+	if n := r.GetKrbtgtRotation(); n > 0 && (n < int64(krbtgtEveryMin/time.Second) || n > secondsMax) {
+		return invalid("krbtgt_rotation", "krbtgt_rotation is %d to %d seconds, negative for never, or 0 for the default", int64(krbtgtEveryMin/time.Second), int64(secondsMax))
 	}
 	for i, e := range r.GetEtypes() {
 		if !kcrypto.EType(e).Supported() || slices.Contains(r.GetEtypes()[:i], e) {

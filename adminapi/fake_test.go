@@ -48,7 +48,7 @@ func newBench(t *testing.T) *bench {
 	b.store = adminapitest.New(t, b.now)
 	var err error
 	b.svc, err = New(Config{
-		Store: b.store, Reader: b.store.DB, Sealer: b.store.Ring, NodeName: "n1", PeerAddress: "n1.example.com:7750", Version: "1.0.0",
+		Store: b.store, Reader: b.store.DB, Sealer: b.store.Ring, MasterKeys: b.store, NodeName: "n1", PeerAddress: "n1.example.com:7750", Version: "1.0.0",
 		Now: b.now, Rand: rand.Reader, OwnUID: 4711, Backups: &b.made,
 		Audit: func(e AuditEvent) { b.mu.Lock(); defer b.mu.Unlock(); b.audit = append(b.audit, e) },
 	})
@@ -103,6 +103,8 @@ func (b *bench) keytabs() adminv1.KeytabsClient       { return adminv1.NewKeytab
 func (b *bench) policies() adminv1.PoliciesClient     { return adminv1.NewPoliciesClient(b.peer) }
 func (b *bench) roles() adminv1.RolesClient           { return adminv1.NewRolesClient(b.peer) }
 func (b *bench) cluster() adminv1.ClusterClient       { return adminv1.NewClusterClient(b.peer) }
+
+func (b *bench) rotation() adminv1.RotationClient { return adminv1.NewRotationClient(b.peer) }
 
 func password(p string) *adminv1.NewKeys {
 	return &adminv1.NewKeys{Source: &adminv1.NewKeys_Password{Password: p}}

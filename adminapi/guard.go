@@ -72,6 +72,11 @@ var rules = map[string]rule{
 	api + "Cluster/CreateToken":        {verbs: []Verb{VerbCluster}, leader: true},
 	api + "Cluster/ListTokens":         {verbs: []Verb{VerbCluster}},
 	api + "Cluster/RevokeToken":        {verbs: []Verb{VerbCluster}, leader: true},
+
+	api + "Rotation/RotateKrbtgt":     {verbs: []Verb{VerbCluster}, leader: true},
+	api + "Rotation/RotateMasterKey":  {verbs: []Verb{VerbCluster}, leader: true},
+	api + "Rotation/GetMasterKey":     {verbs: []Verb{VerbCluster}},
+	api + "Rotation/RetireMasterKeys": {verbs: []Verb{VerbCluster}, leader: true},
 }
 
 // guarded is desc with every method behind the guard, for calls that come in by door. Making it part of the service, and not

@@ -36,11 +36,16 @@ func TestEveryChangeIsEverywhere(t *testing.T) {
 		{"Roles/GrantRole", &adminv1.GrantRoleRequest{Role: &adminv1.Role{Subject: "cert:x", Verbs: []string{"list"}}}},
 		{"Roles/RevokeRole", &adminv1.RevokeRoleRequest{Id: "r"}},
 		{"Cluster/UpdateRealm", &adminv1.UpdateRealmRequest{MaxLife: &life}},
+		{"Rotation/RetireMasterKeys", &adminv1.RetireMasterKeysRequest{}},
 		{"Cluster/RevokeToken", &adminv1.RevokeTokenRequest{}}, // its id is filled in below
 	}
 	covered := map[string]bool{
 		// These change who is in the cluster; and a token's secret is for the call that made it, which must not lose it to a slow node.
 		api + "Cluster/RemoveNode": true, api + "Cluster/TransferLeadership": true, api + "Cluster/CreateToken": true,
+		// What nobody sees until it is active, and that waits for every node by itself.
+		api + "Rotation/RotateMasterKey": true,
+		// Goes on under a retry until it is at its end: rotation_test.go.
+		api + "Rotation/RotateKrbtgt": true,
 	}
 	for _, c := range changes {
 		covered[api+c.method] = true

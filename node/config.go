@@ -165,6 +165,14 @@ func (c *Config) MasterKeyPath() string {
 	return filepath.Join(c.Dir, masterKeyFile)
 }
 
+// masterKeyFixed is why the master key's file can't be changed by the node; empty: it can.
+func (c *Config) masterKeyFixed() string {
+	if c.MasterKeyPath() == filepath.Join(c.Dir, masterKeyFile) {
+		return ""
+	}
+	return "it is a systemd credential, which a node can't write: see docs/rotation.md"
+}
+
 func (c *Config) or(path, inDir string) string {
 	if path != "" {
 		return path

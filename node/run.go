@@ -210,6 +210,7 @@ func (s *server) openStore() error {
 	}
 	conf := s.c.storeConfig(s.creds, s.ring, ln, self, s.log, s.metrics.observer())
 	conf.FeatureLevelMax = s.o.FeatureLevelMax
+	conf.Keys = masterkey.NewFile(s.c.MasterKeyPath(), s.ring, s.c.masterKeyFixed())
 	s.store, err = raftstore.Open(conf)
 	if err != nil {
 		return fmt.Errorf("opening the replicated store: %w", err)
@@ -303,7 +304,7 @@ func (s *server) openAdmin() error {
 		auditAdmin = s.audit.Admin
 	}
 	s.api, err = adminapi.New(adminapi.Config{
-		Store: s.store, Reader: s.store.DB(), Sealer: s.ring, Forwarder: s.store.Forward(), Activity: s.store.Proofs(),
+		Store: s.store, Reader: s.store.DB(), Sealer: s.ring, MasterKeys: s.store, Forwarder: s.store.Forward(), Activity: s.store.Proofs(),
 		NodeName: s.creds.Name, PeerAddress: adv, Version: s.o.Version, Stats: s.stats, Now: s.store.Now, Rand: rand.Reader,
 		Logger: s.log, Audit: auditAdmin, OwnUID: uint32(os.Geteuid()),
 	})
@@ -369,6 +370,7 @@ func (s *server) serve(ctx context.Context) {
 	s.goDo("join service", func() error { return j.Serve(ctx, s.store.Mux().Listener(peer.ALPNJoin)) })
 	s.goDo("survey", func() error { s.survey.run(ctx); return nil })
 	s.goDo("health", func() error { s.health.run(ctx); return nil })
+	s.goDo("leader's duties", func() error { s.api.Tend(ctx); return nil })
 	s.goDo("membership", func() error { s.watchMembership(ctx); return nil })
 }
 

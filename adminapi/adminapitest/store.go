@@ -4,6 +4,7 @@
 package adminapitest
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"path/filepath"
@@ -30,7 +31,11 @@ type Store struct {
 	Removed []peer.NodeID
 	Nodes   raftstore.Status
 	Contact time.Duration
+	// Handed are the nodes that were given a master key; HandErr is what they answer.
+	Handed  []peer.NodeID
+	HandErr error
 
+	keys      *masterkey.File
 	now       func() time.Time
 	mu        sync.Mutex
 	index     uint64
@@ -60,24 +65,64 @@ func New(t testing.TB, now func() time.Time) *Store {
 		Self: self, Leader: self, Quorum: true, Voters: 1,
 		Nodes: []raftstore.NodeStatus{{NodeRef: self, Role: "leader", Reachable: true}},
 	}}
+	s.keys = masterkey.NewFile(filepath.Join(t.TempDir(), "master.key"), ring, "")
+	db.Subscribe(func([]realm.Change) {
+		if cl, err := db.Cluster(); err == nil {
+			_ = ring.Use(cl.GetMasterKeyVersion()) // as the store does
+		}
+	})
 	s.found(t)
 	return s
+}
+
+// MakeMasterKey makes a version on this node's disk.
+func (s *Store) MakeMasterKey(version uint32) ([]byte, error) {
+	key := make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return nil, err
+	}
+	if err := s.keys.Put(version, key); err != nil {
+		return nil, err
+	}
+	return s.Ring.Check(make([]byte, 16), version)
+}
+
+// HasMasterKey tells whether this node has that key.
+func (s *Store) HasMasterKey(version uint32, check []byte) bool {
+	have, err := s.Ring.Check(make([]byte, 16), version)
+	return err == nil && bytes.Equal(have, check)
+}
+
+// HandMasterKey notes to whom.
+func (s *Store) HandMasterKey(_ context.Context, to peer.NodeID, _ uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Handed = append(s.Handed, to)
+	return s.HandErr
+}
+
+// FetchMasterKey finds nothing.
+func (s *Store) FetchMasterKey(context.Context, peer.NodeID, uint32) (bool, error) {
+	return false, s.HandErr
 }
 
 // found puts into the state what charon init would.
 func (s *Store) found(t testing.TB) {
 	cluster := make([]byte, 16)
-	secret, err := s.Ring.Seal(rand.Reader, masterkey.SecretAAD(cluster, raftstore.ReplayKeyName), make([]byte, 32))
-	if err != nil {
-		t.Fatal(err)
+	secret := func(name string) *statev1.Sealed {
+		b, err := s.Ring.Seal(rand.Reader, masterkey.SecretAAD(cluster, name), make([]byte, 32))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
 	}
 	for _, cmd := range []*statev1.Command{
 		{Op: &statev1.Command_PutCluster{PutCluster: &statev1.PutCluster{Cluster: &statev1.Cluster{Id: cluster, DefaultRealm: Realm, FeatureLevel: realm.FeatureLevelMax, MasterKeyVersion: 1}}}},
 		{Op: &statev1.Command_PutRealm{PutRealm: &statev1.PutRealm{Realm: &statev1.Realm{
 			Name: Realm, MaxLife: 36000, MaxRenewableLife: 7 * 86400, Etypes: []int32{int32(kcrypto.AES256SHA2), int32(kcrypto.AES128SHA1)},
 		}}}},
-		{Op: &statev1.Command_PutSecret{PutSecret: &statev1.PutSecret{Secret: &statev1.Secret{Name: raftstore.ReplayKeyName, Key: secret}}}},
-		{Op: &statev1.Command_PutSecret{PutSecret: &statev1.PutSecret{Secret: &statev1.Secret{Name: "ca/node", Certificate: []byte("DER"), Key: secret}}}},
+		{Op: &statev1.Command_PutSecret{PutSecret: &statev1.PutSecret{Secret: &statev1.Secret{Name: raftstore.ReplayKeyName, Key: secret(raftstore.ReplayKeyName)}}}},
+		{Op: &statev1.Command_PutSecret{PutSecret: &statev1.PutSecret{Secret: &statev1.Secret{Name: "ca/node", Certificate: []byte("DER"), Key: secret("ca/node")}}}},
 		{Op: &statev1.Command_PutNode{PutNode: &statev1.PutNode{Node: &statev1.Node{
 			Id: append([]byte{1}, make([]byte, 15)...), ReplayId: append([]byte{2}, make([]byte, 15)...),
 			Name: "n1", PeerAddress: "n1.example.com:7750", AdminAddress: "n1.example.com:7749", KdcAddress: "n1.example.com:88", KpasswdAddress: "n1.example.com:464", FeatureLevelMax: realm.FeatureLevelMax,

@@ -100,6 +100,8 @@ func (t *Tx) Policies() ([]*statev1.Policy, error) { return all[statev1.Policy](
 // Realm returns ErrNotFound when this cluster does not serve it.
 func (t *Tx) Realm(name string) (*statev1.Realm, error) { return get[statev1.Realm](t, realms, name) }
 
+func (t *Tx) Realms() ([]*statev1.Realm, error) { return all[statev1.Realm](t, realms) }
+
 // Node finds a node by its 16-byte id. ErrNotFound.
 func (t *Tx) Node(id []byte) (*statev1.Node, error) { return get[statev1.Node](t, nodes, string(id)) }
 
@@ -155,6 +157,8 @@ func (db *DB) Policies() ([]*statev1.Policy, error) { return view(db, (*Tx).Poli
 func (db *DB) Realm(name string) (*statev1.Realm, error) {
 	return view(db, func(t *Tx) (*statev1.Realm, error) { return t.Realm(name) })
 }
+
+func (db *DB) Realms() ([]*statev1.Realm, error) { return view(db, (*Tx).Realms) }
 
 func (db *DB) Node(id []byte) (*statev1.Node, error) {
 	return view(db, func(t *Tx) (*statev1.Node, error) { return t.Node(id) })

@@ -2,15 +2,17 @@ package realm
 
 import (
 	"bytes"
+	"math"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 )
 
-// StalePage is a part of a walk over all principals.
-type StalePage struct {
-	// Principals with a key that is not sealed under the version asked for.
+// Page is a part of a walk over the principals of every realm.
+type Page struct {
+	// Principals that were looked for.
 	Principals []*statev1.Principal
 	// Looked is how many were looked at.
 	Looked int
@@ -18,9 +20,20 @@ type StalePage struct {
 	Next []byte
 }
 
-// StalePrincipals looks at principals of every realm from a Next on (nil: the first) for keys that are not sealed under version. It returns
+// StalePrincipals looks at principals from a Next on (nil: the first) for keys that are not sealed under version. It returns
 // after limit such, or 10,000 looked at. Pages are views of their own: a record that is renamed meanwhile may be passed over.
-func (db *DB) StalePrincipals(version uint32, from []byte, limit int) (page StalePage, err error) {
+func (db *DB) StalePrincipals(version uint32, from []byte, limit int) (Page, error) {
+	return db.walk(from, limit, func(p *statev1.Principal) bool { return stalePrincipal(p, version) })
+}
+
+// RetiringPrincipals likewise looks for keys that retire at a set time.
+func (db *DB) RetiringPrincipals(from []byte, limit int) (Page, error) {
+	return db.walk(from, limit, func(p *statev1.Principal) bool {
+		return slices.ContainsFunc(p.GetKeys(), func(k *statev1.Key) bool { return RetiredAt(k, math.MaxInt64) })
+	})
+}
+
+func (db *DB) walk(from []byte, limit int, want func(*statev1.Principal) bool) (page Page, err error) {
 	err = db.View(func(t *Tx) error {
 		c := t.tx.Bucket(bucketNames[principals]).Cursor()
 		size := 0
@@ -34,7 +47,7 @@ func (db *DB) StalePrincipals(version uint32, from []byte, limit int) (page Stal
 			if err := decodeRecord(principals, k, v, p); err != nil {
 				return err
 			}
-			if stalePrincipal(p, version) {
+			if want(p) {
 				page.Principals = append(page.Principals, p)
 				size += proto.Size(p)
 			}
