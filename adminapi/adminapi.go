@@ -135,6 +135,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Audit is called once a call, after it. It must not block. May be nil.
 	Audit func(AuditEvent)
+	// Doctor finds out what is wrong. Nil: Diagnose is not served.
+	Doctor Doctor
 	// OwnUID is the uid whose unix socket peers are root's equals besides uid 0.
 	OwnUID uint32
 }
@@ -191,6 +193,7 @@ func (s *Service) Register(srv *grpc.Server, door Door) {
 		{&adminv1.Cluster_ServiceDesc, clusterServer{Service: s}},
 		{&adminv1.Backups_ServiceDesc, backupServer{Service: s}},
 		{&adminv1.Rotation_ServiceDesc, rotationServer{Service: s}},
+		{&adminv1.Diagnosis_ServiceDesc, diagnosisServer{Service: s}},
 	} {
 		srv.RegisterService(s.guarded(d.desc, door), d.impl)
 	}

@@ -112,6 +112,10 @@ var matrix = []struct {
 		_, err := b.cluster().RemoveNode(ctx, &adminv1.RemoveNodeRequest{RequestId: b.fresh(), Name: "nope"})
 		return err
 	}},
+	{what: "diagnose", need: []string{"cluster"}, global: true, call: func(b *bench, ctx context.Context) error {
+		_, err := adminv1.NewDiagnosisClient(b.peer).Diagnose(ctx, &adminv1.DiagnoseRequest{})
+		return err
+	}},
 	{what: "transfer", need: []string{"cluster"}, global: true, call: func(b *bench, ctx context.Context) error {
 		_, err := b.cluster().TransferLeadership(ctx, &adminv1.TransferLeadershipRequest{})
 		return err

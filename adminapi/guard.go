@@ -62,6 +62,9 @@ var rules = map[string]rule{
 	api + "Backups/SaveBackup":    {verbs: []Verb{VerbBackup}},
 	api + "Backups/ConfirmBackup": {verbs: []Verb{VerbBackup}},
 
+	api + "Diagnosis/Diagnose":     {verbs: []Verb{VerbCluster}},
+	api + "Diagnosis/DiagnoseNode": {},
+
 	api + "Cluster/GetStatus":          {verbs: []Verb{verbAny}},
 	api + "Cluster/GetNodeStats":       {},
 	api + "Cluster/GetRealm":           {verbs: []Verb{verbAny}},

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,11 +30,12 @@ import (
 
 // testNode is a node run in this process.
 type testNode struct {
-	t      *testing.T
-	c      *Config
-	cancel context.CancelFunc
-	done   chan error
-	reopen chan struct{}
+	t       *testing.T
+	c       *Config
+	cancel  context.CancelFunc
+	stopped sync.Once
+	done    chan error
+	reopen  chan struct{}
 }
 
 func freePorts(t *testing.T, n int) []int {
@@ -100,7 +102,10 @@ func runNode(t *testing.T, c *Config) *testNode {
 	return n
 }
 
-func (n *testNode) stop() {
+// stop ends the node; again it does nothing.
+func (n *testNode) stop() { n.stopped.Do(n.end) }
+
+func (n *testNode) end() {
 	n.cancel()
 	select {
 	case err := <-n.done:

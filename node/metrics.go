@@ -151,3 +151,25 @@ func (m *metrics) setReplayState(s string) {
 		m.replayState.WithLabelValues(v).Set(n)
 	}
 }
+
+// counts are the requests that were dropped, by reason, and those that were not, since the start.
+func (m *metrics) counts() (dropped map[string]uint64, requests uint64) {
+	families, err := m.registry.Gather()
+	if err != nil {
+		return nil, 0
+	}
+	dropped = map[string]uint64{}
+	for _, f := range families {
+		for _, v := range f.GetMetric() {
+			switch f.GetName() {
+			case "charon_kdc_dropped_total":
+				if l := v.GetLabel(); len(l) == 1 {
+					dropped[l[0].GetValue()] += uint64(v.GetCounter().GetValue())
+				}
+			case "charon_kdc_requests_total":
+				requests += uint64(v.GetCounter().GetValue())
+			}
+		}
+	}
+	return dropped, requests
+}

@@ -62,7 +62,9 @@ type server struct {
 	ring    *masterkey.Ring
 	metrics *metrics
 	rates   *rates
-	begun   time.Time
+	// latencies are of the logs.
+	latencies *latencies
+	begun     time.Time
 
 	store  *raftstore.Store
 	audit  *audit.Writer
@@ -94,7 +96,7 @@ func Run(ctx context.Context, o RunOptions) error {
 	}
 	defer lock.Close()
 	s := &server{
-		o: o, c: o.Config, log: o.Logger, metrics: newMetrics(o.Version), rates: newRates(), begun: time.Now(),
+		o: o, c: o.Config, log: o.Logger, metrics: newMetrics(o.Version), rates: newRates(), latencies: newLatencies(), begun: time.Now(),
 		removed: make(chan struct{}), failed: make(chan error, 8),
 	}
 	if err := s.open(); err != nil {
@@ -208,7 +210,13 @@ func (s *server) openStore() error {
 	if err != nil {
 		return fmt.Errorf("opening the peer port (peer.address): %w", err)
 	}
-	conf := s.c.storeConfig(s.creds, s.ring, ln, self, s.log, s.metrics.observer())
+	observe := s.metrics.observer()
+	measure := observe.StoreLogs
+	observe.StoreLogs = func(group string, d time.Duration, entries, bytes int) {
+		s.latencies.observe(group, d)
+		measure(group, d, entries, bytes)
+	}
+	conf := s.c.storeConfig(s.creds, s.ring, ln, self, s.log, observe)
 	conf.FeatureLevelMax = s.o.FeatureLevelMax
 	conf.Keys = masterkey.NewFile(s.c.MasterKeyPath(), s.ring, s.c.masterKeyFixed())
 	s.store, err = raftstore.Open(conf)
@@ -306,7 +314,7 @@ func (s *server) openAdmin() error {
 	s.api, err = adminapi.New(adminapi.Config{
 		Store: s.store, Reader: s.store.DB(), Sealer: s.ring, MasterKeys: s.store, Forwarder: s.store.Forward(), Activity: s.store.Proofs(),
 		NodeName: s.creds.Name, PeerAddress: adv, Version: s.o.Version, Stats: s.stats, Now: s.store.Now, Rand: rand.Reader,
-		Logger: s.log, Audit: auditAdmin, OwnUID: uint32(os.Geteuid()),
+		Logger: s.log, Audit: auditAdmin, OwnUID: uint32(os.Geteuid()), Doctor: &diagnosis{s},
 	})
 	if err != nil {
 		return err

@@ -40,6 +40,8 @@ type group struct {
 	trans         *ballot
 	// alone: this node is the only voter.
 	alone atomic.Bool
+	// install is timed for Logs.
+	install installTimer
 
 	// ready: this node leads and has applied everything before its term.
 	ready atomic.Bool

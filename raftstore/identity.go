@@ -100,6 +100,16 @@ func readGroupID(dir string) (peer.NodeID, error) {
 	return id, nil
 }
 
+// Whole tells without changing anything whether dir holds both groups, each with its id and its log. Error: ErrBroken, or what can't be read.
+func Whole(dir string) error {
+	for _, g := range []string{realmGroup, replayGroup} {
+		if _, err := readGroupID(filepath.Join(dir, g)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // SaveJoinPeers notes whom a joining node believes until it has a configuration of its own. To be called after Prepare.
 func SaveJoinPeers(dir string, peers []JoinPeer) error {
 	b, err := json.Marshal(peers)

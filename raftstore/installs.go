@@ -24,6 +24,8 @@ type receivedSnapshots struct {
 	log  *logstore.Store
 	dir  string
 	disk Disk
+	// begun: a leader begins to send one.
+	begun func()
 }
 
 // Create notes a snapshot that the own log does not lead up to before there is anything of it.
@@ -34,6 +36,7 @@ func (r *receivedSnapshots) Create(version raft.SnapshotVersion, index, term uin
 		return nil, err
 	}
 	if err != nil || l.Term != term {
+		r.begun()
 		if err := r.received(index); err != nil {
 			return nil, err
 		}

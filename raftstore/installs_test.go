@@ -61,7 +61,7 @@ func TestReceivedSnapshotsAreNoted(t *testing.T) {
 		}
 	}
 	_, trans := raft.NewInmemTransport("")
-	r := &receivedSnapshots{raft.NewInmemSnapshotStore(), log, dir, Disk{}}
+	r := &receivedSnapshots{raft.NewInmemSnapshotStore(), log, dir, Disk{}, func() {}}
 	for _, x := range []struct{ index, term, noted uint64 }{{5, 2, 0}, {3, 2, 0}, {9, 2, 9}, {4, 3, 4}} {
 		if _, err := r.Create(1, x.index, x.term, raft.Configuration{}, 1, trans); err != nil {
 			t.Fatal(err)

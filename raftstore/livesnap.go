@@ -24,13 +24,14 @@ const installID = "install"
 type liveStore struct {
 	db    *realm.DB
 	spool string
+	begun func() // a leader begins to send
 
 	mu       sync.Mutex
 	incoming *raft.SnapshotMeta // complete in the spool
 }
 
-func newLiveStore(db *realm.DB, dir string) (*liveStore, error) {
-	s := &liveStore{db: db, spool: filepath.Join(dir, "incoming-snapshot")}
+func newLiveStore(db *realm.DB, dir string, begun func()) (*liveStore, error) {
+	s := &liveStore{db: db, spool: filepath.Join(dir, "incoming-snapshot"), begun: begun}
 	if err := os.Remove(s.spool); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("removing an interrupted snapshot transfer: %w", err)
 	}
@@ -114,6 +115,7 @@ func (s *liveSink) ID() string {
 
 func (s *liveSink) Write(p []byte) (int, error) {
 	if s.file == nil {
+		s.store.begun()
 		f, err := os.OpenFile(s.store.spool, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 		if err != nil {
 			return 0, fmt.Errorf("receiving a snapshot: %w", err)

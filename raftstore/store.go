@@ -171,7 +171,7 @@ func (s *Store) openRealm() error {
 		return err
 	}
 	s.applied = newWatermark(index)
-	g.fsm = &realmFSM{db: s.db, fatal: s.fatal, applied: s.applied, configs: s.membershipChanged, installed: g.log.NoteInstall}
+	g.fsm = &realmFSM{db: s.db, fatal: s.fatal, applied: s.applied, configs: s.membershipChanged, installed: g.installed}
 	g.committedConf = func() (uint64, []raft.Server) {
 		index, conf := s.db.Configuration()
 		if len(conf) == 0 {
@@ -179,7 +179,7 @@ func (s *Store) openRealm() error {
 		}
 		return index, raft.DecodeConfiguration(conf).Servers
 	}
-	g.snaps, err = newLiveStore(s.db, g.dir)
+	g.snaps, err = newLiveStore(s.db, g.dir, g.install.begin)
 	return err
 }
 
@@ -193,7 +193,7 @@ func (s *Store) openReplay() error {
 	if err != nil {
 		return err
 	}
-	received := &receivedSnapshots{snaps, g.log, g.dir, s.cfg.Disk}
+	received := &receivedSnapshots{snaps, g.log, g.dir, s.cfg.Disk, g.install.begin}
 	g.snaps = received
 	list, err := snaps.List()
 	if err != nil {
@@ -210,7 +210,7 @@ func (s *Store) openReplay() error {
 	}
 	s.state = replay.New()
 	s.counted = newWatermark(0)
-	s.caching = &replayFSM{state: s.state, levelMax: s.db.FeatureLevelMax(), fatal: s.fatal, applied: s.counted, installed: g.log.NoteInstall, dir: g.dir, snapshots: received}
+	s.caching = &replayFSM{state: s.state, levelMax: s.db.FeatureLevelMax(), fatal: s.fatal, applied: s.counted, installed: g.installed, dir: g.dir, snapshots: received}
 	g.fsm = s.caching
 	g.committedConf = s.caching.configuration
 	s.heard = newHeard(s.state, s.counted)

@@ -75,6 +75,7 @@ func root() *cobra.Command {
 		newJoinCommand(),
 		newDevCommand(),
 		newStatusCommand(),
+		newDoctorCommand(),
 		newPrincipalCommand(),
 		newPolicyCommand(),
 		newKeytabCommand(),
