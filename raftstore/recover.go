@@ -192,7 +192,7 @@ func (f *Survivors) configuration(base Survivor, id func(Survivor) string) raft.
 func (d *disk) recoverRealm(f *Survivors, base bool) error {
 	conf := f.configuration(f.best(func(v Survivor) LogEnd { return v.Realm }, ""), func(v Survivor) string { return v.ID })
 	if base {
-		store, err := newLiveStore(d.db, filepath.Join(d.dir, realmGroup))
+		store, err := newLiveStore(d.db, filepath.Join(d.dir, realmGroup), func() {})
 		if err != nil {
 			return err
 		}
@@ -241,7 +241,7 @@ func (d *disk) recoverReplay(conf raft.Configuration, epoch replay.Epoch) error 
 		fsm.snapshot = &replaySnapshot{state.Snapshot(), filepath.Join(d.dir, replayGroup)}
 		return nil
 	}
-	noted := &receivedSnapshots{d.snaps, d.replay, filepath.Join(d.dir, replayGroup), Disk{}}
+	noted := &receivedSnapshots{d.snaps, d.replay, filepath.Join(d.dir, replayGroup), Disk{}, func() {}}
 	return recoverGroup(serverID(d.replayID), fsm, d.replay, &notedSnapshots{noted}, conf)
 }
 
