@@ -181,6 +181,7 @@ func (c *connection) principals() adminv1.PrincipalsClient { return adminv1.NewP
 func (c *connection) keytabs() adminv1.KeytabsClient       { return adminv1.NewKeytabsClient(c) }
 func (c *connection) policies() adminv1.PoliciesClient     { return adminv1.NewPoliciesClient(c) }
 func (c *connection) roles() adminv1.RolesClient           { return adminv1.NewRolesClient(c) }
+func (c *connection) rotation() adminv1.RotationClient     { return adminv1.NewRotationClient(c) }
 func (c *connection) cluster() adminv1.ClusterClient       { return adminv1.NewClusterClient(c) }
 
 // unreachableError says that no address took the call.

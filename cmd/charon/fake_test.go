@@ -35,7 +35,7 @@ func newFakeNode(t *testing.T) *fakeNode {
 	t.Helper()
 	n := &fakeNode{t: t, store: adminapitest.New(t, time.Now)}
 	svc, err := adminapi.New(adminapi.Config{
-		Store: n.store, Reader: n.store.DB, Sealer: n.store.Ring, NodeName: "n1", PeerAddress: "n1.example.com:7750", Version: "1.0.0",
+		Store: n.store, Reader: n.store.DB, Sealer: n.store.Ring, MasterKeys: n.store, NodeName: "n1", PeerAddress: "n1.example.com:7750", Version: "1.0.0",
 		Now: time.Now, Rand: rand.Reader, OwnUID: uint32(os.Getuid()),
 		Stats: func() *adminv1.NodeStats { return &adminv1.NodeStats{AsPerSecond: 212.3, P99Us: 4900} },
 	})
@@ -54,7 +54,10 @@ func newFakeNode(t *testing.T) *fakeNode {
 	svc.Register(srv, adminapi.DoorUnix)
 	done := make(chan struct{})
 	go func() { defer close(done); srv.Serve(ln) }()
-	t.Cleanup(func() { srv.Stop(); <-done; os.RemoveAll(dir) })
+	ctx, cancel := context.WithCancel(context.Background())
+	tended := make(chan struct{})
+	go func() { defer close(tended); svc.Tend(ctx) }()
+	t.Cleanup(func() { srv.Stop(); <-done; cancel(); <-tended; os.RemoveAll(dir) })
 	t.Setenv("CHARON_ADDR", "unix://"+ln.Addr().String())
 	return n
 }

@@ -79,6 +79,8 @@ func root() *cobra.Command {
 		newPrincipalCommand(),
 		newPolicyCommand(),
 		newKeytabCommand(),
+		newKrbtgtCommand(),
+		newMasterKeyCommand(),
 		newRealmCommand(),
 		newRoleCommand(),
 		newNodeCommand(),

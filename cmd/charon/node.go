@@ -65,7 +65,7 @@ func nodeRemove() *cobra.Command {
 					return err
 				}
 				return show(cmd, r, func(w io.Writer, _ bool) error {
-					_, err := fmt.Fprintf(w, "%s removed; %d voters remain. It knew these, and whoever has its disk does: %s. Wipe the disk: Charon has no command to rotate them yet.\n",
+					_, err := fmt.Fprintf(w, "%s removed; %d voters remain. Its disk opens every key that the realm has now: wipe it. If others may have it: %s, and new passwords and keytabs (docs/rotation.md).\n",
 						args[0], r.GetVoters(), strings.Join(r.GetRotate(), ", "))
 					return err
 				})

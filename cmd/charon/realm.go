@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -49,11 +50,19 @@ func printRealm(w io.Writer, r *adminv1.Realm) {
 	fmt.Fprintf(w, "%-18s %s\n", "realm", r.GetName())
 	fmt.Fprintf(w, "%-18s %s  renewable %s\n", "max life", span(r.GetMaxLife()), span(r.GetMaxRenewableLife()))
 	fmt.Fprintf(w, "%-18s %s\n", "enctypes", strings.Join(etypes, " "))
+	rotation := "none by itself"
+	if r.GetKrbtgtRotation() > 0 {
+		rotation = "every " + span(r.GetKrbtgtRotation())
+	}
+	if r.GetKrbtgtRotatesAt() != 0 {
+		rotation += ", next " + when(r.GetKrbtgtRotatesAt())
+	}
+	fmt.Fprintf(w, "%-18s %s\n", "krbtgt rotation", rotation)
 	fmt.Fprintf(w, "%-18s %d\n", "revision", r.GetRevision())
 }
 
 func realmSet() *cobra.Command {
-	var maxLife, maxRenew string
+	var maxLife, maxRenew, krbtgtRotation string
 	var etypes []string
 	var revision uint64
 	cmd := &cobra.Command{
@@ -72,6 +81,13 @@ func realmSet() *cobra.Command {
 					return usage(cmd, "--%s: %v", f.flag, err)
 				}
 				*f.dst = &v
+			}
+			if cmd.Flags().Changed("krbtgt-rotation") {
+				v, err := rotationSeconds(krbtgtRotation)
+				if err != nil {
+					return usage(cmd, "--krbtgt-rotation: %v", err)
+				}
+				req.KrbtgtRotation = &v
 			}
 			for _, text := range etypes {
 				e, err := kcrypto.ParseEType(text)
@@ -95,7 +111,23 @@ func realmSet() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&maxLife, "max-life", "", "longest ticket, as 10h; at least 1m")
 	f.StringVar(&maxRenew, "max-renewable-life", "", "longest renewable ticket, as 7d; at least 1m")
+	f.StringVar(&krbtgtRotation, "krbtgt-rotation", "", "how often krbtgt gets new keys by itself, as 90d; at least 1h; off; default")
 	f.StringSliceVar(&etypes, "etypes", nil, "enctypes in order of preference: aes256-sha2,aes128-sha2,aes256-sha1,aes128-sha1")
 	revisionFlag(cmd, &revision)
 	return cmd
+}
+
+// rotationSeconds reads 90d, off or default.
+func rotationSeconds(text string) (int64, error) {
+	switch text {
+	case "off":
+		return -1, nil
+	case "default":
+		return 0, nil
+	}
+	v, err := parseLife(text, time.Now())
+	if err == nil && v <= 0 {
+		err = errors.New("a time as 90d, off or default")
+	}
+	return v, err
 }

@@ -4547,7 +4547,7 @@ type RemoveNodeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
 	Voters        uint32                 `protobuf:"varint,2,opt,name=voters,proto3" json:"voters,omitempty"` // that remain
-	Rotate        []string               `protobuf:"bytes,3,rep,name=rotate,proto3" json:"rotate,omitempty"`  // what the removed node knew and should be rotated
+	Rotate        []string               `protobuf:"bytes,3,rep,name=rotate,proto3" json:"rotate,omitempty"`  // the commands that make what the removed node knew of no use
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
