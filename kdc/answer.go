@@ -122,6 +122,7 @@ func (s *Server) work(ctx context.Context, q *request, t krb5.MsgType, entry *lo
 		s.lookaside.finish(entry, result{reply, q.proven, issued, ev.Client, ev.Server, ev.TicketID, ev.FromTicketID}, q.Received)
 	}()
 	reply, err := s.exchange(ctx, q, t)
+	q.ev.Degraded = s.cfg.Store.Degraded()
 	if err == nil {
 		q.ev.Status, issued = "ISSUE", true
 		return reply

@@ -30,6 +30,7 @@ type fakeStore struct {
 	realms     map[string]*kdb.Realm
 	principals map[string]*kdb.Principal // by text with realm; aliases point to the same one
 	stale      bool                      // Fresh is false, and what is not there may be elsewhere
+	degraded   bool                      // Degraded is true; set stale as well
 	made       int
 	after      func(name string) // called after each look-up of a principal, when it has its answer
 	catchUp    func(ctx context.Context) error
@@ -81,6 +82,19 @@ func (s *fakeStore) CatchUp(ctx context.Context) error {
 	return f(ctx)
 }
 
+func (s *fakeStore) Degraded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.degraded
+}
+
+// cutOff makes the node one that serves without the others.
+func (s *fakeStore) cutOff() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stale, s.degraded = true, true
+}
+
 func (s *fakeStore) setStale(stale bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,16 +141,17 @@ func (s *fakeStore) remove(name string) {
 
 // fakeProofs is a kdb.Proofs in memory, for one node.
 type fakeProofs struct {
-	mu       sync.Mutex
-	seen     map[string]string // ciphertext -> request
-	activity map[kdb.ID]kdb.Activity
-	now      func() time.Time
-	answer   func() (kdb.Verdict, error) // overrides verdicts
-	hold     chan struct{}               // not nil: Wait waits for it to be closed
-	later    []kdb.Attempt               // failures that count when hold is closed by release
-	attempts []kdb.Attempt
-	submits  int
-	held     atomic.Int32 // who waits for hold
+	mu        sync.Mutex
+	seen      map[string]string // ciphertext -> request
+	activity  map[kdb.ID]kdb.Activity
+	now       func() time.Time
+	answer    func() (kdb.Verdict, error) // overrides verdicts
+	hold      chan struct{}               // not nil: Wait waits for it to be closed
+	later     []kdb.Attempt               // failures that count when hold is closed by release
+	attempts  []kdb.Attempt
+	submits   int
+	relaxable bool         // the last submitted one was
+	held      atomic.Int32 // who waits for hold
 }
 
 // waits tells whether anybody waits for a held verdict.
@@ -184,6 +199,7 @@ func (f *fakeProofs) Submit(p kdb.Proof) kdb.Pending {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.submits++
+	f.relaxable = p.Relaxable
 	return f.verdict(p)
 }
 

@@ -96,8 +96,13 @@ type Event struct {
 	TicketID, FromTicketID string
 	AuthTime, EndTime      time.Time
 	Flags                  krb5.TicketFlags // of the ticket issued
-	// Replay is the shared cache's verdict: "fresh", "same", "repeat", "stale", "unavailable", or "local" for a proof this node had seen itself. Empty: not asked.
+	// Replay is the shared cache's verdict: "fresh", "same", "repeat", "stale", "unavailable", or "local" for a proof this node had seen itself, or
+	// "unconfirmed" for one that it had not and for which it did not wait for the others. Empty: not asked.
 	Replay string
+	// Authenticator names the authenticator presented, where the replay cache has a name for it: 16 hex digits.
+	Authenticator string
+	// Degraded: the node was cut off from the others and answered from what it has.
+	Degraded bool
 	// ReplayWait is how long the reply waited for the verdict after it was ready.
 	ReplayWait time.Duration
 	Duration   time.Duration

@@ -109,7 +109,7 @@ func (s *Server) try(ctx context.Context, q *request, f *asFacts, m preauth.Mech
 	switch {
 	case !ok:
 		return proved{}, err
-	case !f.fresh && e.Code != krb5.ErrSkew: // wrong, as far as this node knows
+	case !f.fresh && !s.cfg.Store.Degraded() && e.Code != krb5.ErrSkew: // wrong, as far as this node knows
 		if proof.Seen != nil {
 			t.hold()
 			end = func() { t.heldOver(true) }
@@ -172,7 +172,8 @@ func (s *Server) fresh() bool {
 	return false
 }
 
-// waitFresh holds a reply until the node's lease on its freshness is back: freshHoldMax from when it was lost, not from when the request came.
+// waitFresh holds a reply until the node's lease on its freshness is back, or the node is to answer without: freshHoldMax from when it was lost, not
+// from when the request came.
 func (s *Server) waitFresh(ctx context.Context) error {
 	left := freshHoldMax
 	if since := s.staleSince.Load(); since != nil {
@@ -182,7 +183,7 @@ func (s *Server) waitFresh(ctx context.Context) error {
 	defer cutOff.Stop()
 	poll := time.NewTicker(freshPoll)
 	defer poll.Stop()
-	for !s.fresh() {
+	for !s.fresh() && !s.cfg.Store.Degraded() {
 		if left <= 0 {
 			return kdb.ErrStale
 		}

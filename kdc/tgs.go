@@ -2,6 +2,7 @@ package kdc
 
 import (
 	"context"
+	"encoding/hex"
 
 	"github.com/charon-kdc/charon/kdc/kdb"
 	"github.com/charon-kdc/charon/kdc/krb5"
@@ -34,7 +35,11 @@ func (s *Server) tgs(ctx context.Context, q *request) ([]byte, error) {
 			return nil, err
 		}
 	}
-	pending := s.cfg.Proofs.Submit(kdb.Proof{Ciphertext: h.authenticator, Request: q.Data, Time: h.auth.Time()})
+	pending := s.cfg.Proofs.Submit(kdb.Proof{Ciphertext: h.authenticator, Request: q.Data, Time: h.auth.Time(), Relaxable: true})
+	if t, ok := pending.(kdb.Tagged); ok && s.cfg.Observe != nil {
+		tag := t.Tag()
+		q.ev.Authenticator = hex.EncodeToString(tag[:])
+	}
 	f, err := s.gatherTGS(q, h)
 	if err != nil {
 		return nil, err
@@ -43,7 +48,7 @@ func (s *Server) tgs(ctx context.Context, q *request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.await(ctx, q, pending); err != nil { // no reply leaves before the majority has seen this authenticator
+	if err := s.await(ctx, q, pending); err != nil { // no reply leaves before the majority has seen this authenticator, unless the operator has relaxed that
 		return nil, err
 	}
 	// The wait may have been long. Who was locked meanwhile, here or at the service, gets nothing that was decided before.
@@ -80,6 +85,9 @@ func (s *Server) await(ctx context.Context, q *request, p kdb.Pending) error {
 		return nil
 	case kdb.Same:
 		q.ev.Replay = "same"
+		return nil
+	case kdb.Unconfirmed:
+		q.ev.Replay = "unconfirmed"
 		return nil
 	case kdb.Stale:
 		q.ev.Replay = "stale"

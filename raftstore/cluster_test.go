@@ -124,9 +124,12 @@ type testNode struct {
 }
 
 // newCluster makes n nodes that all vote. tune, if not nil, changes each node's configuration.
-func newCluster(t testing.TB, n int, tune func(*Config)) *cluster {
+func newCluster(t testing.TB, n int, tune func(*Config), options ...func(*cluster)) *cluster {
 	t.Helper()
 	c := &cluster{t: t, ca: newAuthority(t), tune: tune, ctime: time.Now()}
+	for _, o := range options {
+		o(c)
+	}
 	if _, err := rand.Read(c.id[:]); err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +319,8 @@ func (n *testNode) ready() bool {
 		return false
 	}
 	_, tgs, _ := n.store.Ready()
-	return tgs && n.store.KDB().Fresh()
+	service, _ := n.store.Service()
+	return tgs && service == ServiceNormal && n.store.KDB().Fresh()
 }
 
 // votes tells whether n votes in both groups, as the leader of the realm sees it.

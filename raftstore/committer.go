@@ -30,7 +30,10 @@ type committer struct {
 	active bool // leading
 	queue  []*job
 	wake   chan struct{}
-	skew   uint32 // seconds: the largest clock skew that a node wants
+	skew   uint32                    // seconds: the largest clock skew that a node wants
+	heard  map[peer.NodeID]time.Time // when each member's last frame came
+
+	hold hold // of the goroutine that leads
 
 	wg sync.WaitGroup // connections
 }
@@ -44,7 +47,7 @@ type job struct {
 func (j *job) refuse() { j.answer(&frameAnswer{id: j.f.id}) }
 
 func newCommitter(s *Store) *committer {
-	return &committer{s: s, wake: make(chan struct{}, 1)}
+	return &committer{s: s, wake: make(chan struct{}, 1), heard: map[peer.NodeID]time.Time{}}
 }
 
 // submit queues a frame; it is answered at once when this node does not lead.
@@ -79,6 +82,7 @@ func (c *committer) lead(ctx context.Context) {
 			j.refuse()
 		}
 	}()
+	c.hold = hold{since: time.Now()}
 	base := c.s.cfg.Timing.CommitGap
 	gap, last := base, time.Time{}
 	idle := time.NewTimer(c.s.cfg.Timing.IdleBatch)
@@ -96,6 +100,7 @@ func (c *committer) lead(ctx context.Context) {
 			pause(ctx, wait)
 		}
 		c.raiseSkew(ctx)
+		c.holdOrRelease(ctx)
 		jobs, more := c.take()
 		if len(jobs) == 0 && !idleNow {
 			continue
@@ -135,19 +140,22 @@ func (c *committer) take() (jobs []*job, more bool) {
 
 // commit replicates the items of jobs as one entry and answers each job. It returns the number of items.
 func (c *committer) commit(ctx context.Context, jobs []*job) int {
-	var proofs []replay.Proof
+	var proofs, journal []replay.Proof
 	var attempts []replay.Attempt
 	for _, j := range jobs {
 		for i := range j.f.items {
-			if it := &j.f.items[i]; it.attempt {
+			switch it := &j.f.items[i]; {
+			case it.attempt:
 				attempts = append(attempts, it.Attempt)
-			} else {
+			case it.merge:
+				journal = append(journal, it.Proof)
+			default:
 				proofs = append(proofs, it.Proof)
 			}
 		}
 	}
-	verdicts, index, err := c.replicate(ctx, proofs, attempts)
-	if err == nil && len(verdicts) != len(proofs)+len(attempts) {
+	verdicts, index, err := c.replicate(ctx, proofs, attempts, journal)
+	if err == nil && len(verdicts) != len(proofs)+len(attempts)+len(journal) {
 		err = errors.New("verdicts do not match the entry")
 	}
 	if err != nil {
@@ -157,13 +165,16 @@ func (c *committer) commit(ctx context.Context, jobs []*job) int {
 		pause(ctx, 5*time.Millisecond)
 		return 0
 	}
-	atProof, atAttempt := 0, len(proofs)
+	atProof, atAttempt, atJournal := 0, len(proofs), len(proofs)+len(attempts)
 	for _, j := range jobs {
 		out := make([]kdb.Verdict, len(j.f.items))
 		for i := range j.f.items {
 			at := &atProof
-			if j.f.items[i].attempt {
+			switch {
+			case j.f.items[i].attempt:
 				at = &atAttempt
+			case j.f.items[i].merge:
+				at = &atJournal
 			}
 			out[i] = kdb.Verdict(verdicts[*at])
 			*at++
@@ -191,8 +202,15 @@ func (c *committer) raiseSkew(ctx context.Context) {
 	}
 }
 
-func (c *committer) replicate(ctx context.Context, proofs []replay.Proof, attempts []replay.Attempt) ([]replay.Verdict, uint64, error) {
-	data, err := replay.EncodeBatch(c.s.replayStamp(), proofs, attempts)
+func (c *committer) replicate(ctx context.Context, proofs []replay.Proof, attempts []replay.Attempt, journal []replay.Proof) ([]replay.Verdict, uint64, error) {
+	at := c.s.replayStamp()
+	data, err := replay.EncodeBatch(at, proofs, attempts)
+	if err == nil && len(journal) > 0 {
+		c.hold.journal = time.Now()
+		var part []byte
+		part, err = replay.EncodeJournal(at, journal)
+		data = append(data, part...)
+	}
 	if err != nil {
 		return nil, 0, err
 	}
@@ -274,6 +292,7 @@ func (c *committer) stream(ctx context.Context, conn net.Conn) {
 			return
 		}
 		c.s.clocks.framed(from.Peer, f.clock, time.Now())
+		c.note(from.Peer)
 		select {
 		case slots <- struct{}{}:
 		default:

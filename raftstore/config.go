@@ -39,6 +39,11 @@ type Config struct {
 	ClockSkew time.Duration
 	// StaleLimit: a node without contact to a leader for longer answers kdb.ErrStale. 0: 24 h.
 	StaleLimit time.Duration
+	// RefuseWithoutQuorum: a node that is cut off answers AS and TGS requests with kdb.ErrUnavailable. Else it serves from what it has, up to
+	// StaleLimit (DESIGN.md, "Without a quorum").
+	RefuseWithoutQuorum bool
+	// AsyncReplay: relaxable proofs are judged by what this node has seen, and recorded behind the answer.
+	AsyncReplay bool
 	// CacheSize bounds the decoded principals kept. 0: 100,000.
 	CacheSize int
 	// MapSize is the address space reserved for the realm state file, in bytes. 0: 64 GiB.
@@ -93,6 +98,12 @@ type Observer struct {
 	ReplayState func(s string)
 	// Clock: this node's clock is ClockOK, ClockWarn, ClockAlarm or ClockOut from now on, at that offset from the cluster's time.
 	Clock func(level string, off time.Duration)
+	// Service: ServiceNormal, ServiceDegraded or ServiceRefusing, on each change, and why.
+	Service func(state, reason string)
+	// DoubleAccept: an authenticator turned out to be accepted in two different requests.
+	DoubleAccept func(DoubleAccept)
+	// Journal: what became of n records of what was accepted without a quorum: JournalMerged, JournalDouble, JournalUncompared, JournalLost.
+	Journal func(result string, n int)
 	// Leadership of a group gained (true) or lost.
 	Leadership func(group string, leader bool)
 	// NodeRemoved: this node, the leader, removed one by itself, of which nobody had heard for so long; err is RemoveNode's.
@@ -126,6 +137,9 @@ type Timing struct {
 	CutOff time.Duration
 	// VouchWait is how long a starting node waits for members that do not answer before it takes the word of those that do. 0: 3 s.
 	VouchWait time.Duration
+	// Away is how long a member is silent before the replay log keeps what a journal of it must meet; Release how long all must have been
+	// back before it keeps no more. 0: 10 s, 1 min.
+	Away, Release time.Duration
 	// PromoteAfter is how long a non-voter must keep up before it becomes a voter. 0: 10 s.
 	PromoteAfter time.Duration
 	// CommitGap is the least time between two replay entries; it grows to 2.5 times that under load. 0: 2 ms.
@@ -155,6 +169,8 @@ func (t *Timing) fill() {
 	orDefault(&t.Fresh, 400*time.Millisecond)
 	orDefault(&t.CutOff, 3*time.Second)
 	orDefault(&t.VouchWait, 3*time.Second)
+	orDefault(&t.Away, 10*time.Second)
+	orDefault(&t.Release, time.Minute)
 	orDefault(&t.PromoteAfter, 10*time.Second)
 	orDefault(&t.CommitGap, 2*time.Millisecond)
 	orDefault(&t.IdleBatch, 10*time.Second)

@@ -8,6 +8,9 @@ import (
 // ErrNoLeader says that no leader of the realm group is known. Nothing was done.
 var ErrNoLeader = errors.New("no leader: the realm has no quorum or is electing")
 
+// ErrNoQuorum says that no leader of the realm group was heard of for so long that this is no election. Nothing was done.
+var ErrNoQuorum = errors.New("no quorum: the realm can't be changed")
+
 // ErrNotMember says that the named node is not in the cluster.
 var ErrNotMember = errors.New("no such node")
 

@@ -206,8 +206,8 @@ func TestCutOff(t *testing.T) {
 		t.Errorf("refused after %v: it must hold first", held)
 	}
 	c.waitFor("cut off", func() bool { return left.store.proofs.stateName() == "cut-off" })
-	if _, tgs, reason := left.store.Ready(); tgs || !strings.Contains(reason, "cut-off") {
-		t.Errorf("ready for TGS: %v, %q", tgs, reason)
+	if state, reason := left.store.Service(); state != ServiceDegraded || reason == "" {
+		t.Errorf("service %s, %q", state, reason)
 	}
 	short, stop := context.WithTimeout(ctx, time.Second)
 	defer stop()

@@ -16,7 +16,8 @@ import (
 //
 //	u32 length of what follows
 //	u64 frame id, i64 node's wall clock in ms, u32 clock skew in s that the node is to allow, u8 flags (1: commit even if empty), u32 n
-//	n items: u8 kind; 16 B K, 8 B R, i64 time in s; an attempt (kind 2) adds 16 B principal, u8 failed, u32 window, i64 unlocked at
+//	n items: u8 kind; 16 B K, 8 B R, i64 time in s; an attempt (kind 2) adds 16 B principal, u8 failed, u32 window, i64 unlocked at;
+//	kind 3 is a proof that the node accepted while it was cut off (feature level 2)
 //
 // Leader to node, one answer a frame, in any order:
 //
@@ -41,6 +42,7 @@ const (
 
 	kindProof   = 1
 	kindAttempt = 2
+	kindJournal = 3
 )
 
 var errFrame = errors.New("malformed replay frame")
@@ -49,6 +51,8 @@ var errFrame = errors.New("malformed replay frame")
 type item struct {
 	replay.Attempt // the part beyond Proof counts for attempts only
 	attempt        bool
+	// merge: a proof that is not asked about but told, since it was accepted without the log (replay.EncodeJournal).
+	merge bool
 }
 
 type frame struct {
@@ -80,8 +84,11 @@ func appendFrame(b []byte, f *frame) []byte {
 
 func appendItem(b []byte, it *item) []byte {
 	kind := byte(kindProof)
-	if it.attempt {
+	switch {
+	case it.attempt:
 		kind = kindAttempt
+	case it.merge:
+		kind = kindJournal
 	}
 	b = append(b, kind)
 	b = append(b, it.K[:]...)
@@ -155,7 +162,8 @@ func decodeItem(b []byte, it *item) (rest []byte, ok bool) {
 	it.CTime = int64(binary.LittleEndian.Uint64(b[25:]))
 	b = b[proofSize:]
 	switch kind {
-	case kindProof:
+	case kindProof, kindJournal:
+		it.merge = kind == kindJournal
 		return b, true
 	case kindAttempt:
 		if len(b) < attemptSize-proofSize || b[16] > 1 {

@@ -15,6 +15,7 @@ func sampleFrame() *frame {
 		{Attempt: replay.Attempt{Proof: proof}},
 		{Attempt: replay.Attempt{Proof: proof, Principal: [16]byte{9}, Failed: true, Window: 60, UnlockedAt: 1 << 40}, attempt: true},
 		{Attempt: replay.Attempt{Proof: proof, Principal: [16]byte{8}}, attempt: true},
+		{Attempt: replay.Attempt{Proof: proof}, merge: true},
 	}}
 }
 

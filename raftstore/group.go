@@ -170,7 +170,7 @@ func (g *group) start(alpn string, bootstrap bool) error {
 		MaxRPCsInFlight:         1,
 		Timeout:                 g.s.cfg.Timing.RPC,
 		MsgpackUseNewTimeFormat: true,
-	}), g.votes)
+	}), g.votes, g.leads)
 	g.conf = g.config()
 	cache, err := raft.NewLogCache(512, g.log)
 	if err != nil {
@@ -418,6 +418,9 @@ func (l *stream) Accept() (net.Conn, error) { return l.ln.Accept() }
 func (l *stream) Close() error              { return l.ln.Close() }
 func (l *stream) Addr() net.Addr            { return advertised(l.s.cfg.Self.GetPeerAddress()) }
 
+// dialLimit bounds an attempt to connect: the kernel asks again less and less often, and a node that comes back must be found soon.
+const dialLimit = 2 * time.Second
+
 // Dial takes "node-id@host:port", as the address provider gives it: only that node may answer.
 func (l *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	id, addr, ok := strings.Cut(string(address), "@")
@@ -428,7 +431,7 @@ func (l *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Co
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), min(timeout, max(dialLimit, 2*l.s.cfg.Timing.Heartbeat)))
 	defer cancel()
 	return peer.Dial(ctx, l.alpn, addr, l.s.identity, want)
 }

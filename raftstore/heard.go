@@ -11,35 +11,49 @@ import (
 	"github.com/charon-kdc/charon/raftstore/replay"
 )
 
-// journalMax bounds the attempts of a cut-off node that are submitted once there is a leader again. Further ones count here only.
-const journalMax = 1 << 15
-
 // heard is what this node knows beyond the replay state that it has applied (DESIGN.md, "What a node knows beyond its applied state"): the entries at the end of its own log, which
-// after a power cut nobody can call committed yet, and the attempts it saw while cut off. Only what the node decides by itself looks here,
-// lockout and copied proofs; verdicts never do, and the applied state never learns from it but through the log.
+// after a power cut nobody can call committed yet, and what it counted and accepted while it was cut off. Only what the node decides by itself looks here,
+// lockout, copied proofs and, without a quorum, authenticators; verdicts of the cluster never do, and the applied state never learns from it but through the log.
 type heard struct {
 	applied *replay.State
 	counted *watermark // of applied
 	// view is the applied state and more; nil while there is no more.
 	view atomic.Pointer[replay.State]
+	// last is the leader time of the last entry in the log when this process started, in ms; 0: there was none.
+	last int64
 
 	mu sync.Mutex
 	// until: once the entry of that index is applied, the log has told everything but what is in journal and under way.
-	until    uint64
-	journal  []journalled
-	underway int // items of the journal that wait for their verdicts
-	lost     int // items that the journal had no room for
-	max      int
-}
-
-// journalled is an attempt that was counted here only. sent: it may be in the log all the same, under the time it has.
-type journalled struct {
-	item
-	sent bool
+	until   uint64
+	journal *journal
+	// keep: the view holds what the journal could not, up to that time in ms.
+	keep     int64
+	underway int  // items of the journal that wait for their verdicts
+	sent     bool // some of them went to a leader
+	failed   bool // one of them got no verdict
 }
 
 func newHeard(applied *replay.State, counted *watermark) *heard {
-	return &heard{applied: applied, counted: counted, max: journalMax}
+	return &heard{applied: applied, counted: counted}
+}
+
+// remember takes what an earlier process of this node journalled.
+func (h *heard) remember(j journalled) {
+	view := h.viewOrNew()
+	if j.attempt {
+		view.Count(j.at, j.Attempt, h.applied.Activity(j.Principal))
+	} else {
+		view.Accept(j.at, j.Proof)
+	}
+	h.view.Store(view)
+}
+
+// viewOrNew is called with mu held, or before anything runs.
+func (h *heard) viewOrNew() *replay.State {
+	if view := h.view.Load(); view != nil {
+		return view
+	}
+	return h.applied.View()
 }
 
 // tail reads the entries behind the snapshot that the applied state will start from. Call it before raft runs. An entry that this release
@@ -80,6 +94,7 @@ func (h *heard) tail(log raft.LogStore, snaps raft.SnapshotStore) error {
 	if h.until > 0 {
 		h.view.Store(view)
 	}
+	h.last = view.Now()
 	return nil
 }
 
@@ -109,77 +124,105 @@ func (h *heard) copied(p replay.Proof) bool {
 	return view != nil && view.Contains(p) == replay.Repeat
 }
 
-// count counts an attempt that got no verdict, at a time in ms, and journals it. It tells whether the journal had no room for it, the first time.
-func (h *heard) count(it item, sent bool, at int64) (full bool) {
-	if !it.attempt || it.Failed && h.applied.Attempted(it.Proof) != replay.Fresh {
-		return false
+// count counts an attempt that got no verdict, at a time in ms, and journals it. Only Fresh was counted. full: the journal had no room for it, the first time.
+func (h *heard) count(it item, sent bool, at int64) (v replay.Verdict, full bool) {
+	if !it.attempt {
+		return replay.Fresh, false // a success that changes no count
+	}
+	if it.Failed {
+		if v := h.applied.Attempted(it.Proof); v != replay.Fresh {
+			return v, false
+		}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	view := h.view.Load()
-	if view == nil {
-		view = replay.New()
+	view := h.viewOrNew()
+	v = view.Count(at, it.Attempt, h.applied.Activity(it.Principal))
+	if v != replay.Fresh {
+		return v, false
 	}
-	if view.Count(at, it.Attempt, h.applied.Activity(it.Principal)) != replay.Fresh {
-		return false
-	}
-	h.view.Store(view)
-	if len(h.journal) >= h.max {
-		h.lost++
-		return h.lost == 1
-	}
-	h.journal = append(h.journal, journalled{it, sent})
-	return false
+	return v, h.note(view, journalled{it, sent, at})
 }
 
-// resubmit takes at most n attempts from the journal, unless some are under way. A failure that waited for so long that the log would call
-// it stale gets the present time, unless it may be in the log under its own.
-func (h *heard) resubmit(n int, at int64) []journalled {
+// accept is this node's own verdict on an authenticator, at a time in ms, and journals what it calls Fresh.
+func (h *heard) accept(p replay.Proof, sent bool, at int64) (v replay.Verdict, full bool) {
+	if v := h.applied.Judge(p); v != replay.Fresh {
+		return v, false
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.underway > 0 || len(h.journal) == 0 {
-		return nil
+	view := h.viewOrNew()
+	v = view.Accept(at, p)
+	if v != replay.Fresh {
+		return v, false
 	}
-	n = min(n, len(h.journal))
-	out := h.journal[:n:n]
-	if h.journal = h.journal[n:]; len(h.journal) == 0 {
-		h.journal = nil
+	return v, h.note(view, journalled{item{Attempt: replay.Attempt{Proof: p}}, sent, at})
+}
+
+func (h *heard) note(view *replay.State, j journalled) (full bool) {
+	h.view.Store(view)
+	full = h.journal.add(j)
+	if h.journal.lostRecords() > 0 {
+		h.keep = j.at + 2*(h.applied.Skew()+replay.Slack).Milliseconds()
 	}
-	h.underway = n
+	return full
+}
+
+// resubmit takes at most n records from the journal, unless some are under way. A failure that waited for so long that the log would call
+// it stale gets the present time, unless it may be in the log under its own.
+func (h *heard) resubmit(n int, at int64) ([]journalled, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.underway > 0 {
+		return nil, nil
+	}
+	out, err := h.journal.batch(n)
+	if err != nil || len(out) == 0 {
+		return nil, err
+	}
+	h.underway, h.sent, h.failed = len(out), false, false
 	oldest := at/1000 - int64(h.applied.Skew().Seconds())
 	for i := range out {
-		if it := &out[i]; it.Failed && !it.sent && it.CTime < oldest {
+		if it := &out[i]; it.attempt && it.Failed && !it.sent && it.CTime < oldest {
 			it.CTime = at / 1000
 		}
 	}
-	return out
+	return out, nil
 }
 
-// decided takes n attempts of the journal off the list: their entry is that of index.
+// decided takes n records of the journal off the list: their entry is that of index.
 func (h *heard) decided(n int, index uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.underway -= n
 	h.until = max(h.until, index)
+	h.ended(n)
 }
 
-// again puts attempts back that got no verdict this time, either.
-func (h *heard) again(items []journalled) {
+// again: n records got no verdict this time, either. sent: they went to a leader.
+func (h *heard) again(n int, sent bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.underway -= len(items)
-	h.journal = append(items, h.journal...)
+	h.failed, h.sent = true, h.sent || sent
+	h.ended(n)
 }
 
-// settle drops the view once the applied state has all of it.
-func (h *heard) settle() {
-	if h.view.Load() == nil {
-		return
+// ended is called with mu held. A batch is submitted again as a whole, which changes nothing that was decided.
+func (h *heard) ended(n int) {
+	if h.underway -= n; h.underway == 0 {
+		h.journal.done(!h.failed, h.sent)
 	}
+}
+
+// settle drops the view once the applied state has all of it, and the journal with it unless the node is alone.
+func (h *heard) settle(alone bool, at int64) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.journal) == 0 && h.underway == 0 && h.counted.get() >= h.until {
-		h.view.Store(nil)
-		h.lost = 0
+	if h.underway > 0 || h.journal.left() > 0 || h.counted.get() < h.until || at < h.keep {
+		return nil
 	}
+	h.view.Store(nil)
+	if alone {
+		return nil
+	}
+	return h.journal.clear()
 }

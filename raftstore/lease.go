@@ -32,10 +32,11 @@ type grant struct {
 	index uint64
 }
 
-func newLease(s *Store) *lease {
+// newLease starts with the last contact that an earlier process had, gap before this one.
+func newLease(s *Store, gap time.Duration) *lease {
 	l := &lease{s: s}
-	now := time.Now()
-	l.contact.Store(&now)
+	at := time.Now().Add(-gap)
+	l.contact.Store(&at)
 	return l
 }
 
@@ -59,7 +60,7 @@ func (l *lease) inStep(g *grant, now time.Time) bool {
 // catchUpPoll is how often who waits for a grant looks. Grants come every quarter of a lease.
 const catchUpPoll = 5 * time.Millisecond
 
-// catchUp returns when this node has applied everything that was acknowledged before the call, or with ctx's error.
+// catchUp returns when this node has applied everything that was acknowledged before the call, or with ctx's error, or ErrNoQuorum.
 func (l *lease) catchUp(ctx context.Context) error {
 	begun := time.Now()
 	t := time.NewTicker(catchUpPoll)
@@ -67,6 +68,9 @@ func (l *lease) catchUp(ctx context.Context) error {
 	for {
 		if g := l.grant.Load(); g != nil && g.asked.After(begun) {
 			return l.s.applied.wait(ctx, g.index)
+		}
+		if l.silence() >= l.s.cfg.Timing.CutOff {
+			return ErrNoQuorum // it would be a wait for nothing
 		}
 		select {
 		case <-ctx.Done():
@@ -76,8 +80,19 @@ func (l *lease) catchUp(ctx context.Context) error {
 	}
 }
 
-// age of the last contact with a leader, or since the start if there was none.
+// age of the last contact with a leader, that of an earlier process included; unheard or more if there is none on record.
 func (l *lease) age() time.Duration { return time.Since(*l.contact.Load()) }
+
+// silence is how long this process has not heard of a leader.
+func (l *lease) silence() time.Duration { return min(l.age(), time.Since(l.s.begun)) }
+
+// known is age, or negative if there is none.
+func (l *lease) known() time.Duration {
+	if age := l.age(); age < unheard {
+		return age
+	}
+	return -time.Millisecond
+}
 
 func (l *lease) run(ctx context.Context) {
 	every := l.s.cfg.Timing.Fresh / 4

@@ -11,6 +11,7 @@ import (
 
 	"github.com/charon-kdc/charon/kdc/kdb"
 	"github.com/charon-kdc/charon/raftstore/peer"
+	"github.com/charon-kdc/charon/raftstore/replay"
 )
 
 const (
@@ -192,7 +193,13 @@ func (p *proofs) answered(a *frameAnswer) bool {
 	observe := p.s.cfg.Observe.ReplayWait
 	for i, w := range f.pending {
 		w.v = a.verdicts[i]
-		if observe != nil {
+		switch {
+		case w.journal || w.answered:
+			p.late(w)
+		case w.relaxable && (w.v == kdb.Fresh || w.v == kdb.Same):
+			p.seen.check(w.item.Proof) // for the time when nobody else can be asked
+		}
+		if observe != nil && !w.journal {
 			observe(time.Since(w.at))
 		}
 		close(w.done)
@@ -209,7 +216,13 @@ func (p *proofs) resubmit(f *sent, index uint64) {
 	if p.state != stateReady {
 		return
 	}
-	for _, j := range p.s.heard.resubmit(frameItems, p.s.Now().UnixMilli()) {
+	batch, err := p.s.heard.resubmit(frameItems, p.s.Now().UnixMilli())
+	if err != nil {
+		p.s.cfg.Logger.Error("reading the journal of what was accepted without a quorum", "err", err)
+	}
+	merge := p.s.level() >= replay.MergeLevel
+	for _, j := range batch {
+		j.merge = merge && !j.attempt
 		p.queue = append(p.queue, &pending{item: j.item, at: time.Now(), done: make(chan struct{}), journal: true, sent: j.sent})
 		p.waiting++
 	}
@@ -240,14 +253,21 @@ func (p *proofs) watch(ctx context.Context) {
 		if oldest := p.oldest(); oldest != nil && time.Since(oldest.at) >= limit {
 			lost = true
 		}
-		if lost {
-			p.setState(stateCutOff)
-		}
+		was := p.state
 		p.mu.Unlock()
 		if lost {
+			if was != stateCutOff || !p.alone.Load() {
+				p.goAlone()
+			}
+			p.mu.Lock()
+			p.setState(stateCutOff)
+			p.mu.Unlock()
 			p.giveUp()
 		}
-		p.s.heard.settle()
+		p.s.noteService()
+		if err := p.s.heard.settle(lost, p.s.Now().UnixMilli()); err != nil {
+			p.s.cfg.Logger.Error("removing the journal of what was accepted without a quorum", "err", err)
+		}
 	}
 }
 
@@ -264,20 +284,20 @@ func (p *proofs) oldest() *pending {
 	return nil
 }
 
-// giveUp answers everything that waits and counts here what was an attempt.
+// giveUp answers everything that waits, by what this node knows alone.
 func (p *proofs) giveUp() {
-	var again []journalled
+	again, sent := 0, false
 	for _, w := range p.take() {
 		if w.journal {
-			again = append(again, journalled{w.item, w.sent})
+			again, sent = again+1, sent || w.sent
+			w.err = kdb.ErrUnavailable
 		} else {
-			p.countHere(w.item, w.sent) // before its reply leaves
+			w.v, w.err = p.decideAlone(w)
 		}
-		w.err = kdb.ErrUnavailable
 		close(w.done)
 	}
-	if len(again) > 0 {
-		p.s.heard.again(again)
+	if again > 0 {
+		p.s.heard.again(again, sent)
 	}
 }
 

@@ -147,8 +147,14 @@ func (p *principals) CatchUp(ctx context.Context) error {
 // Fresh implements kdb.Store.
 func (p *principals) Fresh() bool { return p.s.lease.fresh() }
 
+// Degraded implements kdb.Store.
+func (p *principals) Degraded() bool { return p.s.Degraded() }
+
 // Principal implements kdb.Store.
 func (p *principals) Principal(realmName string, name krb5.PrincipalName) (*kdb.Principal, error) {
+	if p.s.cfg.RefuseWithoutQuorum && p.s.cutOff() {
+		return nil, kdb.ErrUnavailable
+	}
 	if p.s.lease.age() > p.s.cfg.StaleLimit || p.s.applied.get() == 0 || p.s.clock.out.Load() {
 		return nil, kdb.ErrStale
 	}

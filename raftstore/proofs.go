@@ -49,6 +49,12 @@ type proofs struct {
 	keyGen uint64
 	key    atomic.Pointer[hashKey]
 
+	// trusted is when this node may judge authenticators alone again after it lost track of what it had accepted; zero: it did not.
+	trusted time.Time
+	// alone: the journal is there, so that the node may judge alone.
+	alone    atomic.Bool
+	reported reported
+
 	mu      sync.Mutex
 	state   int
 	queue   []*pending // not sent yet, oldest first
@@ -63,15 +69,17 @@ type proofs struct {
 	wake     chan struct{}
 }
 
-// pending is one submitted proof. It implements kdb.Pending.
+// pending is one submitted proof. It implements kdb.Pending and kdb.Tagged.
 type pending struct {
 	item item
 	// journal: it was counted while this node was cut off, and nobody waits for it.
 	journal, sent bool
-	at            time.Time
-	done          chan struct{}
-	v             kdb.Verdict
-	err           error
+	// relaxable as in kdb.Proof. answered: by this node's own memory (replay = async), so nobody waits for the verdict.
+	relaxable, answered bool
+	at                  time.Time
+	done                chan struct{}
+	v                   kdb.Verdict
+	err                 error
 }
 
 // sent is a frame whose answer is not in.
@@ -104,28 +112,51 @@ func (p *pending) Wait(ctx context.Context) (kdb.Verdict, error) {
 	}
 }
 
-// refused is a kdb.Pending that was decided at once.
-type refused struct{ err error }
+// Tag implements kdb.Tagged.
+func (p *pending) Tag() [8]byte { return tagOf(p.item.Proof) }
 
-func (r refused) Wait(context.Context) (kdb.Verdict, error) { return 0, r.err }
+func tagOf(p replay.Proof) [8]byte { return [8]byte(p.K[:8]) }
 
-// Submit implements kdb.Proofs.
+// decided is a kdb.Pending that was decided at once.
+type decided struct {
+	proof replay.Proof
+	v     kdb.Verdict
+	err   error
+}
+
+func (d decided) Wait(context.Context) (kdb.Verdict, error) { return d.v, d.err }
+func (d decided) Tag() [8]byte                              { return tagOf(d.proof) }
+
+// Submit implements kdb.Proofs. With replay = async a relaxable proof is judged by what this node has seen, and recorded behind the answer.
 func (p *proofs) Submit(proof kdb.Proof) kdb.Pending {
 	pr, err := p.hash(proof)
 	if err != nil {
-		return refused{err}
+		return decided{err: err}
 	}
 	if p.s.state.Void(pr.CTime) {
-		return refused{kdb.ErrUnavailable} // not the client's fault: it may come again, or ask elsewhere
+		return decided{pr, 0, kdb.ErrUnavailable} // not the client's fault: it may come again, or ask elsewhere
 	}
-	return p.enqueue(item{Attempt: replay.Attempt{Proof: pr}})
+	w := &pending{item: item{Attempt: replay.Attempt{Proof: pr}}, relaxable: proof.Relaxable}
+	if !proof.Relaxable || !p.s.cfg.AsyncReplay {
+		return p.enqueue(w)
+	}
+	if p.seen.check(pr) || p.s.heard.copied(pr) {
+		return decided{pr, kdb.Repeat, nil}
+	}
+	w.answered = true
+	switch q := p.enqueue(w).(type) {
+	case *pending:
+		return decided{pr, kdb.Unconfirmed, nil}
+	default:
+		return q
+	}
 }
 
 // Attempt implements kdb.Proofs. A success that would change nothing goes as a plain proof.
 func (p *proofs) Attempt(a kdb.Attempt) kdb.Pending {
 	pr, err := p.hash(a.Proof)
 	if err != nil {
-		return refused{err}
+		return decided{err: err}
 	}
 	p.seen.check(pr)
 	it := item{attempt: true, Attempt: replay.Attempt{
@@ -138,7 +169,7 @@ func (p *proofs) Attempt(a kdb.Attempt) kdb.Pending {
 		act := p.s.heard.activity(a.Client)
 		it.attempt = act.Failures > 0 || p.s.Now().UnixMilli()-act.LastSuccess >= successResolution.Milliseconds()
 	}
-	return p.enqueue(it)
+	return p.enqueue(&pending{item: it})
 }
 
 // SeenHere implements kdb.Proofs. It notes the proof, so that of two copies that come at once only one is new; and it looks into the
@@ -157,21 +188,22 @@ func (p *proofs) Activity(id kdb.ID) kdb.Activity {
 	return kdb.Activity{Failures: a.Failures, LastFailure: millis(a.LastFailure), LastSuccess: millis(a.LastSuccess)}
 }
 
-func (p *proofs) enqueue(it item) kdb.Pending {
+func (p *proofs) enqueue(w *pending) kdb.Pending {
 	p.mu.Lock()
 	switch {
 	case p.state == stateCutOff:
 		p.mu.Unlock()
-		p.countHere(it, false)
-		return refused{kdb.ErrUnavailable}
+		w.answered = false
+		v, err := p.decideAlone(w)
+		return decided{w.item.Proof, v, err}
 	case p.waiting >= queueMax:
 		p.mu.Unlock()
 		if f := p.s.cfg.Observe.ReplayDropped; f != nil {
 			f()
 		}
-		return refused{errDropped}
+		return decided{w.item.Proof, 0, errDropped}
 	}
-	w := &pending{item: it, at: time.Now(), done: make(chan struct{})}
+	w.at, w.done = time.Now(), make(chan struct{})
 	p.queue = append(p.queue, w)
 	p.waiting++
 	p.mu.Unlock()
@@ -179,18 +211,18 @@ func (p *proofs) enqueue(it item) kdb.Pending {
 	return w
 }
 
-// countHere counts an attempt that no leader answered. sent: one may have got it all the same.
-func (p *proofs) countHere(it item, sent bool) {
-	if p.s.heard.count(it, sent, p.s.Now().UnixMilli()) {
-		p.s.cfg.Logger.Warn("cut off, and the journal of attempts is full: further ones count on this node only", "held", journalMax)
-	}
-}
-
 func (p *proofs) signal() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
+}
+
+// cutOff tells whether there was no leader or no verdict for CutOff.
+func (p *proofs) cutOff() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state == stateCutOff
 }
 
 func (p *proofs) stateName() string {
@@ -298,6 +330,17 @@ type seenSet struct {
 
 func newSeenSet(period time.Duration, max int) *seenSet {
 	return &seenSet{period: period, max: max, cur: map[[16]byte][8]byte{}, since: time.Now()}
+}
+
+// copied tells whether p is there with another R, and notes nothing.
+func (s *seenSet) copied(p replay.Proof) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.cur[p.K]
+	if !ok {
+		r, ok = s.prev[p.K]
+	}
+	return ok && r != p.R
 }
 
 // check notes p and tells whether it was there with another R.

@@ -31,7 +31,7 @@ const requestIDSize = 16
 // Propose replicates cmd and returns its result. Followers forward it, one hop. A refusal by the state machine is a Result with
 // a code, not an error. When it returns, this node has applied the command, unless ctx ended first. For up to 5 s it waits for a
 // leader and, where that is safe, tries again: after nothing was done, and after an unknown outcome if cmd has a request id, by which it acts
-// once. Errors: *NotAppliedError (of a *LevelError where the cluster's feature level is too low), *UnknownOutcomeError.
+// once. Without a quorum it does not wait (ErrNoQuorum). Errors: *NotAppliedError (of a *LevelError where the cluster's feature level is too low), *UnknownOutcomeError.
 func (s *Store) Propose(ctx context.Context, cmd *statev1.Command) (*statev1.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, proposeLimit)
 	defer cancel()
@@ -48,6 +48,9 @@ func (s *Store) Propose(ctx context.Context, cmd *statev1.Command) (*statev1.Res
 		again := true
 		if errors.As(err, &na) {
 			again = na.again
+			if errors.Is(err, ErrNoLeader) && s.LostQuorum() {
+				err, again = &NotAppliedError{Err: ErrNoQuorum}, false
+			}
 		} else {
 			unknown = err
 			again = len(cmd.GetRequestId()) == requestIDSize

@@ -98,13 +98,15 @@ func (s *Store) info(asker peer.NodeID) *peerv1.InfoResponse {
 		Clock:           s.cfg.Now().UnixMilli(),
 		Uptime:          s.uptime().Milliseconds(),
 		Applied:         s.applied.get(),
-		LastContact:     s.lease.age().Milliseconds(),
+		LastContact:     s.lease.known().Milliseconds(),
 		ReplayState:     s.proofs.stateName(),
 		FeatureLevelMax: s.cfg.Self.GetFeatureLevelMax(),
 		FeatureLevel:    s.db.FeatureLevel(),
 		ClockOut:        s.clock.announced(),
 		ClockOffsetMs:   s.clocks.own().Milliseconds(),
+		Journal:         uint64(s.heard.journal.left()),
 	}
+	r.Service, _ = s.Service()
 	r.MasterKeyVersions, r.MasterKeyFixed = s.masterKeys(), s.keysFixed()
 	if s.started.Load() {
 		r.LastIndex = s.realm.raft.LastIndex()

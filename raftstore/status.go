@@ -1,8 +1,8 @@
 package raftstore
 
 import (
+	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +26,11 @@ type Status struct {
 	FeatureLevel         uint32
 	// ReplayState is ready, holding or cut-off.
 	ReplayState string
-	Nodes       []NodeStatus
+	// Doubles is how many authenticators the cluster knows to have been accepted in two different requests, the last one found out at
+	// LastDouble (zero: never).
+	Doubles    uint64
+	LastDouble time.Time
+	Nodes      []NodeStatus
 }
 
 // NodeStatus is one member.
@@ -56,6 +60,9 @@ type NodeStatus struct {
 	MasterKeysFixed string
 	// Silence is how long this node has not heard of it.
 	Silence time.Duration
+	// Service is ServiceNormal, ServiceDegraded or ServiceRefusing; Journal how many records of what it accepted alone it has to hand in.
+	Service string
+	Journal int
 }
 
 // The roles in Status.
@@ -76,6 +83,9 @@ func (s *Store) Status(ctx context.Context) Status {
 		ReplayState: s.proofs.stateName(),
 	}
 	st.FeatureLevel = s.db.FeatureLevel()
+	if n, last := s.state.Doubles(); n > 0 {
+		st.Doubles, st.LastDouble = n, time.UnixMilli(last).UTC()
+	}
 	if s.started.Load() {
 		st.CommitIndex = s.realm.raft.CommitIndex()
 	}
@@ -93,6 +103,7 @@ func (s *Store) Status(ctx context.Context) Status {
 		if info := answers[id]; info != nil {
 			n.Reachable = true
 			n.Applied, n.Version, n.ReplayState = info.GetApplied(), info.GetVersion(), info.GetReplayState()
+			n.Service, n.Journal = cmp.Or(info.GetService(), ServiceNormal), int(info.GetJournal())
 			n.Lag = lag(st.CommitIndex, info.GetLastIndex())
 			n.ClockOut = info.GetClockOut()
 			n.Uptime = time.Duration(info.GetUptime()) * time.Millisecond
@@ -170,8 +181,10 @@ func (s *Store) nodeStatus(id peer.NodeID, voter bool, leader peer.NodeID) NodeS
 	if id == s.id {
 		n.Reachable = true
 		n.ClockOffset, n.ClockOut = s.clocks.own(), s.clock.out.Load()
+		n.Service, _ = s.Service()
+		n.Journal = s.heard.journal.left()
 		n.Applied, n.Version, n.ReplayState = s.applied.get(), s.cfg.Self.GetVersion(), s.proofs.stateName()
-		n.Uptime, n.LastContact = s.uptime(), s.lease.age()
+		n.Uptime, n.LastContact = s.uptime(), s.lease.known()
 		n.MasterKeys, n.MasterKeysFixed = s.masterKeys(), s.keysFixed()
 		if s.started.Load() {
 			n.Lag = lag(s.realm.raft.CommitIndex(), s.realm.raft.LastIndex())
@@ -196,6 +209,15 @@ func (s *Store) Ready() (as, tgs bool, reason string) {
 	if why := s.unfit(); why != "" {
 		return false, false, why
 	}
+	switch service, reason := s.Service(); service {
+	case ServiceRefusing:
+		return false, false, reason
+	case ServiceDegraded:
+		if s.proofs.cutOff() {
+			why := s.proofs.mayJudge()
+			return true, why == "", why
+		}
+	}
 	if st := s.proofs.stateName(); st != stateNames[stateReady] {
 		return true, false, "replay cache: " + st
 	}
@@ -217,10 +239,10 @@ func (s *Store) unfit() string {
 	case !s.isMember():
 		return "removed from the cluster"
 	case s.lease.age() > s.cfg.StaleLimit:
-		return fmt.Sprintf("no leader heard of for %v", s.lease.age().Round(time.Second))
+		return s.tooOld()
 	}
 	return s.wrongClock()
 }
 
-// LastContact is the age of the last contact with a leader, or the time since the start if there was none.
-func (s *Store) LastContact() time.Duration { return s.lease.age() }
+// LastContact is the age of the last contact with a leader, restarts of the process included; negative if none is on record.
+func (s *Store) LastContact() time.Duration { return s.lease.known() }

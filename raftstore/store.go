@@ -60,6 +60,9 @@ type Store struct {
 	// clockTold keeps lines about the clock from repeating.
 	clockTold peer.Repeats
 	commit    *committer
+	// lostTrack is why what this node accepted alone before its start may not all be known; empty: it is.
+	lostTrack string
+	service   atomic.Pointer[string] // as of the last noteService
 
 	// keyless is why the master key does not do; nil and empty: it does. keysChanged is signalled when that may have changed.
 	keyless     atomic.Pointer[string]
@@ -131,7 +134,7 @@ func (s *Store) open() error {
 	}
 	s.members = &members{s: s, joinPeers: joinPeers}
 	s.clocks = newClocks(s.cfg.Now, func() int { return len(s.members.all()) })
-	s.lease = newLease(s)
+	s.lease = newLease(s, s.lastContact())
 	identity := s.cfg.Identity
 	identity.Allowed = s.members.allowed
 	identity.Times = s.certificateTimes
@@ -142,6 +145,11 @@ func (s *Store) open() error {
 	s.kdb = newPrincipals(s)
 	s.commit = newCommitter(s)
 	s.proofs = newProofs(s)
+	if s.lostTrack != "" {
+		s.proofs.trusted = s.begun.Add(s.cfg.ClockSkew + replay.Slack)
+		s.cfg.Logger.Error("the journal of what was accepted without a quorum is not whole: no service tickets from this node alone until authenticators of that time have expired",
+			"why", s.lostTrack, "until", s.proofs.trusted.UTC())
+	}
 	s.realm.led = func() { s.grants.lead(time.Now()) }
 	s.realm.duties = s.leadRealm
 	s.replay.duties = s.leadReplay
@@ -217,7 +225,8 @@ func (s *Store) openReplay() error {
 	if err := s.heard.tail(g.log, received); err != nil {
 		return fmt.Errorf("reading the end of the replay log in %s: %w", g.dir, err)
 	}
-	return nil
+	s.heard.journal, s.lostTrack, err = openJournal(filepath.Join(g.dir, journalFile), hostBoot(), s.cfg.Disk, s.heard.remember)
+	return err
 }
 
 // Start runs both groups and, with Config.Bootstrap, makes the cluster. It returns when the local state can be read; AS
@@ -263,7 +272,7 @@ func (s *Store) start(ctx context.Context) error {
 	s.started.Store(true)
 	s.membershipChanged()
 	for _, loop := range []func(context.Context){
-		s.realm.watch, s.replay.watch, s.lease.run, s.proofs.run, s.commit.serve, s.meet, s.tendMembers, s.tendSnapshots, s.tendKeys,
+		s.realm.watch, s.replay.watch, s.lease.run, s.proofs.run, s.commit.serve, s.meet, s.tendMembers, s.tendSnapshots, s.tendKeys, s.tendJournal,
 	} {
 		s.goDo(func() { loop(run) })
 	}
@@ -398,6 +407,9 @@ func (s *Store) closeFiles() error {
 		if g != nil && g.log != nil {
 			err = errors.Join(err, g.log.Close())
 		}
+	}
+	if s.heard != nil && s.heard.journal != nil {
+		err = errors.Join(err, s.heard.journal.close())
 	}
 	if s.db != nil {
 		err = errors.Join(err, s.db.Close())

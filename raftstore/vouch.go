@@ -138,17 +138,24 @@ func (s *Store) oldCopy(disk, known uint64, who string) error {
 
 var errNoVotes = errors.New("does not vote until other members have vouched for it")
 
-// ballot is raft's transport, without votes while votes is false: none asked for, none given, and no leadership taken over.
+// ballot is raft's transport, without votes while votes is false: none asked for, none given, and no leadership taken over. What it does with
+// entries is told at reach.
 type ballot struct {
 	*raft.NetworkTransport
 	votes func() bool
 	rpcs  chan raft.RPC
 	done  chan struct{}
 	ended chan struct{}
+	reach *reach
+	// leads tells whether entries for a server are still to be sent in a term.
+	leads func(id raft.ServerID, term uint64) bool
 }
 
-func newBallot(t *raft.NetworkTransport, votes func() bool) *ballot {
-	b := &ballot{t, votes, make(chan raft.RPC), make(chan struct{}), make(chan struct{})}
+func newBallot(t *raft.NetworkTransport, votes func() bool, leads func(id raft.ServerID, term uint64) bool) *ballot {
+	b := &ballot{
+		NetworkTransport: t, votes: votes, rpcs: make(chan raft.RPC), done: make(chan struct{}), ended: make(chan struct{}),
+		reach: newReach(), leads: leads,
+	}
 	go b.pump()
 	return b
 }

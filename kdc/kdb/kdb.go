@@ -115,6 +115,9 @@ type Store interface {
 	// CatchUp returns when the state holds everything that was acknowledged before the call, or with ErrStale once ctx ends. It is the one method that
 	// may wait for the network: for what a ticket shows to exist and the state does not have.
 	CatchUp(ctx context.Context) error
+	// Degraded tells that the node is cut off from the others and is to answer from what it has (raftstore/DESIGN.md, "Without a quorum"). It
+	// is not fresh then, and what it does not find may exist; but what it finds is all that there will be, so nobody need wait for more.
+	Degraded() bool
 }
 
 // Verdict is what the shared replay cache says of one proof.
@@ -129,6 +132,8 @@ const (
 	Repeat
 	// Stale: older than the cache remembers; KRB_AP_ERR_SKEW.
 	Stale
+	// Unconfirmed: this node has not seen it in another request, and more was not asked for: only of a Relaxable proof; answer it.
+	Unconfirmed
 )
 
 // Proof is an authenticator or pre-authentication proof as it goes to the shared replay cache. The cache keeps keyed hashes of both byte strings, never these.
@@ -139,6 +144,10 @@ type Proof struct {
 	Request []byte
 	// Time inside the proof (ctime or patimestamp).
 	Time time.Time
+	// Relaxable: the operator's without_quorum = serve and replay = async hold for this proof, so that the verdict may rest on this node's
+	// memory alone. The zero value waits for the cluster's verdict, always: kpasswd and the admin API, which no setting relaxes. TGS
+	// requests are relaxable.
+	Relaxable bool
 }
 
 // Attempt is a proof of a client's password, successful or not, to be counted.
@@ -163,13 +172,18 @@ type Activity struct {
 
 // Pending is a submitted proof whose verdict is not in yet.
 type Pending interface {
-	// Wait returns the verdict, or ErrUnavailable when the node is cut off, or ctx's error.
+	// Wait returns the verdict, or ErrUnavailable when the node is cut off and may not decide alone, or ctx's error.
 	Wait(ctx context.Context) (Verdict, error)
 }
 
+// Tagged is what a Pending may be as well: Tag names the proof in audit lines, so that those of one authenticator are found on all nodes. It is a part of
+// a keyed hash.
+type Tagged interface{ Tag() [8]byte }
+
 // Proofs is the shared replay cache as the KDC uses it (raftstore/DESIGN.md, "The replay state machine").
 type Proofs interface {
-	// Submit records a TGS, kpasswd or admin authenticator; the reply must wait for the verdict. It copies what it keeps.
+	// Submit records a TGS, kpasswd or admin authenticator; the reply must wait for the verdict, which Proof.Relaxable may bring sooner. It copies
+	// what it keeps.
 	Submit(p Proof) Pending
 	// Attempt counts a proof of the AS exchange. A failed one's reply waits for the verdict, a good one's does not.
 	Attempt(a Attempt) Pending

@@ -14,7 +14,10 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The services of the port.
@@ -74,7 +77,21 @@ func (i *Identity) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if i.Dial != nil {
 		return i.Dial(ctx, addr)
 	}
-	return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	return (&net.Dialer{Control: giveUpSoon}).DialContext(ctx, "tcp", addr)
+}
+
+// unackedMax is how long a connection lives on while the other host acknowledges nothing.
+const unackedMax = 3 * time.Second
+
+// giveUpSoon: during a partition the kernel sends again less and less often, so a connection from before it is slower to work again than a new one.
+func giveUpSoon(_, _ string, c syscall.RawConn) error {
+	var err error
+	if cerr := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unackedMax.Milliseconds()))
+	}); cerr != nil {
+		return cerr
+	}
+	return err
 }
 
 // URI is the subject alternative name of a node certificate: charon://<cluster-id>/node/<node-id>, both in hex.

@@ -18,6 +18,8 @@ import (
 //	kind 2, attempts  16 B K, 8 B R, i32 time, 16 B principal id, u8 flags (1: failed), u32 window, i64 unlocked at
 //	kind 3, skew      u32 seconds; n is 1
 //	kind 4, epoch     16 B id, i64 not before; n is 1
+//	kind 5, journal   as proofs; feature level 2
+//	kind 6, hold      u8 (1: on, 0: off); n is 1; feature level 2
 const (
 	entryVersion = 1
 	partHeader   = 1 + 1 + 8 + 4
@@ -26,6 +28,8 @@ const (
 	kindAttempts = 2
 	kindSkew     = 3
 	kindEpoch    = 4
+	kindJournal  = 5
+	kindHold     = 6
 
 	flagFailed = 1
 
@@ -35,7 +39,7 @@ const (
 )
 
 // kindLevel is the feature level that a kind needs (raftstore/realm has the levels). What is added here is of the newest level.
-var kindLevel = [...]uint32{kindProofs: 1, kindAttempts: 1, kindSkew: 1, kindEpoch: 1}
+var kindLevel = [...]uint32{kindProofs: 1, kindAttempts: 1, kindSkew: 1, kindEpoch: 1, kindJournal: MergeLevel, kindHold: MergeLevel}
 
 // CheckLevel refuses an entry that holds a kind above a feature level: the cluster's before it is proposed, the node's before it is applied.
 // Bytes that are no entry pass; Apply refuses them.
@@ -57,7 +61,10 @@ func CheckLevel(b []byte, level uint32) error {
 	return nil
 }
 
-var itemSize = [...]int{kindProofs: 28, kindAttempts: 57, kindSkew: 4, kindEpoch: 24}
+// MergeLevel is the feature level from which on EncodeJournal's and EncodeHold's entries may be proposed.
+const MergeLevel = 2
+
+var itemSize = [...]int{kindProofs: 28, kindAttempts: 57, kindSkew: 4, kindEpoch: 24, kindJournal: 28, kindHold: 1}
 
 // ErrTooMany says that an entry would hold more than ItemsMax items.
 var ErrTooMany = errors.New("too many items for one replay entry")
@@ -104,6 +111,30 @@ func EncodeEpoch(leaderTime int64, e Epoch) ([]byte, error) {
 	return binary.LittleEndian.AppendUint64(b, uint64(e.NotBefore)), nil
 }
 
+// EncodeJournal is the part of an entry that tells what a node accepted while it was cut off, to be appended to a batch or to stand
+// alone. Verdicts: Fresh or Same, nobody accepted it in another request; Repeat, somebody did (and it is counted in Stats.Doubles); Stale,
+// nobody can tell any more, but it is kept for the next journal. No time is too old. Error: ErrTooMany.
+func EncodeJournal(leaderTime int64, proofs []Proof) ([]byte, error) {
+	if len(proofs) > ItemsMax {
+		return nil, fmt.Errorf("%w: %d, at most %d", ErrTooMany, len(proofs), ItemsMax)
+	}
+	b := appendPart(make([]byte, 0, partHeader+len(proofs)*itemSize[kindJournal]), kindJournal, leaderTime, len(proofs))
+	for i := range proofs {
+		b = appendProof(b, leaderTime, &proofs[i])
+	}
+	return b, nil
+}
+
+// EncodeHold is the entry that has the state keep what it would forget, as long as a member is away that may bring a journal: at most
+// HeldMax items, of which the oldest go first. Off forgets them.
+func EncodeHold(leaderTime int64, on bool) []byte {
+	b := appendPart(nil, kindHold, leaderTime, 1)
+	if on {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
 func appendPart(b []byte, kind byte, leaderTime int64, n int) []byte {
 	b = append(b, entryVersion, kind)
 	b = binary.LittleEndian.AppendUint64(b, uint64(leaderTime))
@@ -145,7 +176,7 @@ func decodeEntry(b []byte) (parts []part, verdicts int, err error) {
 		if err != nil {
 			return nil, 0, err
 		}
-		if p.kind == kindProofs || p.kind == kindAttempts {
+		if p.kind == kindProofs || p.kind == kindAttempts || p.kind == kindJournal {
 			verdicts += p.n
 		}
 		if parts, b = append(parts, p), rest; verdicts > ItemsMax || len(parts) > partsMax {
@@ -163,7 +194,7 @@ func decodePart(b []byte) (p part, rest []byte, err error) {
 		return p, nil, fmt.Errorf("%w: entry ends early", ErrCorrupt)
 	}
 	p = part{kind: b[1], time: int64(binary.LittleEndian.Uint64(b[2:]))}
-	if p.kind < kindProofs || p.kind > kindEpoch {
+	if p.kind < kindProofs || p.kind > kindHold {
 		return p, nil, fmt.Errorf("%w: entry of kind %d", ErrTooNew, p.kind)
 	}
 	n := binary.LittleEndian.Uint32(b[10:])
@@ -197,6 +228,10 @@ func (p *part) check() error {
 	case kindEpoch:
 		if p.n != 1 || p.epoch().NotBefore <= 0 || p.epoch().NotBefore > timeMax {
 			return fmt.Errorf("%w: epoch entry", ErrCorrupt)
+		}
+	case kindHold:
+		if p.n != 1 || p.items[0] > 1 {
+			return fmt.Errorf("%w: hold entry", ErrCorrupt)
 		}
 	}
 	return nil

@@ -13,6 +13,35 @@ func (s *State) Count(at int64, a Attempt, base Activity) Verdict {
 	return s.applyAttempt(at, a)
 }
 
+// View is an empty State that judges as s does now: for what one node knows beside the log.
+func (s *State) View() *State {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	v := New()
+	v.skew, v.epoch = s.skew, s.epoch
+	v.advance(s.now)
+	return v
+}
+
+// Accept notes an authenticator at a time in ms, beside the log, as Count does an attempt.
+func (s *State) Accept(at int64, p Proof) Verdict {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at = min(max(at, s.now), timeMax)
+	s.advance(at)
+	return s.applyProof(at, p)
+}
+
+// Judge is what the State says of an authenticator, without recording it. Fresh: not seen yet, as far as this State goes.
+func (s *State) Judge(p Proof) Verdict {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if bucketOf(p.CTime) < s.low || s.epoch.voids(p.CTime) {
+		return Stale
+	}
+	return s.lookup(bucketOf(p.CTime), p)
+}
+
 // Attempted is what the State says of a failed attempt's proof, without recording it. Fresh: not counted yet.
 func (s *State) Attempted(p Proof) Verdict {
 	s.mu.RLock()

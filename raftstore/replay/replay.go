@@ -89,6 +89,7 @@ type cache struct {
 	buckets  []*bucket
 	items    int
 	counters counters
+	merging
 }
 
 // Epoch is the start of a new life of the cache after it lost track. Zero: it never did.
@@ -103,6 +104,7 @@ type Epoch struct {
 func New() *State {
 	s := &State{cache: cache{skew: int64(SkewDefault / time.Second)}}
 	s.low = s.lowest()
+	s.from = s.low
 	return s
 }
 
@@ -125,7 +127,7 @@ func (c *cache) lowest() int64 {
 	return -floorDiv(-horizon, bucketSeconds*1000) - 1
 }
 
-// Apply applies one log entry and returns one verdict an item, proofs and attempts in their order in the entry. After
+// Apply applies one log entry and returns one verdict an item, proofs, attempts and journalled proofs in their order in the entry. After
 // an error (ErrTooNew, ErrCorrupt) nothing of the entry is in the state, and the caller must stop the process: a replica
 // that skips what others applied is worse than one that stops.
 func (s *State) Apply(entry []byte) ([]Verdict, error) {
@@ -154,6 +156,12 @@ func (s *State) Apply(entry []byte) ([]Verdict, error) {
 			if e := p.epoch(); e.NotBefore >= s.epoch.NotBefore {
 				s.epoch = e
 			}
+		case kindJournal:
+			for i := range p.n {
+				verdicts = append(verdicts, s.merge(p.time, p.proof(i)))
+			}
+		case kindHold:
+			s.hold(p.items[0] == 1)
 		}
 	}
 	return verdicts, nil
@@ -167,14 +175,19 @@ func (c *cache) advance(leaderTime int64) {
 		return
 	}
 	drop := int(min(low-c.low, int64(len(c.buckets))))
-	for _, b := range c.buckets[:drop] {
+	for i, b := range c.buckets[:drop] {
 		if b != nil {
 			c.items -= b.n
+			c.leaveBehind(c.low+int64(i), b)
 		}
 	}
 	c.buckets = append(c.buckets[:0], c.buckets[drop:]...)
 	clear(c.buckets[len(c.buckets):cap(c.buckets)])
 	c.low = low
+	if !c.holding {
+		c.from = low
+	}
+	c.trim()
 }
 
 // outside tells whether a time can't be judged: before low, or too far ahead of the entry's time.
@@ -311,12 +324,18 @@ type Stats struct {
 	Items, Buckets, Counters int
 	// Low is the time, in seconds since the epoch, before which every proof is Stale.
 	Low int64
+	// Holding, Held, Doubles and LastDouble (ms since the epoch; 0: never): see EncodeHold and EncodeJournal.
+	Holding    bool
+	Held       int
+	Doubles    uint64
+	LastDouble int64
 }
 
 func (s *State) Stats() Stats {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	st := Stats{Items: s.items, Counters: s.counters.len(), Low: s.low * bucketSeconds}
+	st.Holding, st.Held, st.Doubles, st.LastDouble = s.holding, s.held, s.doubles, s.lastDouble
 	for _, b := range s.buckets {
 		if b != nil {
 			st.Buckets++

@@ -340,7 +340,9 @@ func TestEntriesThatCannotBeApplied(t *testing.T) {
 	}{
 		"empty":            {nil, ErrCorrupt},
 		"version":          {change(0, 2), ErrTooNew},
-		"kind":             {change(1, 5), ErrTooNew},
+		"kind":             {change(1, 7), ErrTooNew},
+		"hold 2":           {append(EncodeHold(t0, true)[:partHeader], 2), ErrCorrupt},
+		"hold nothing":     {EncodeHold(t0, true)[:partHeader], ErrCorrupt},
 		"kind 0":           {change(1, 0), ErrTooNew},
 		"more items":       {change(10, 200), ErrCorrupt},
 		"4 G items":        {change(13, 255), ErrCorrupt},
@@ -386,6 +388,15 @@ func TestEntryFormatIsFixed(t *testing.T) {
 		"\x01\x02\xf7\x2a\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00" + item +
 		"\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x04\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00"
 	if string(got) != want {
+		t.Errorf("%q", got)
+	}
+	if got, err = EncodeJournal(10_999, []Proof{a.Proof}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "\x01\x05\xf7\x2a\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00" + item; string(got) != want {
+		t.Errorf("%q", got)
+	}
+	if got, want := EncodeHold(10_999, true), "\x01\x06\xf7\x2a\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x01"; string(got) != want {
 		t.Errorf("%q", got)
 	}
 }

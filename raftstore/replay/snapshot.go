@@ -18,11 +18,17 @@ import (
 //	buckets  by number, those that hold any: i64 number, u32 n, n * {16 B K, 8 B R} in order of arrival
 //	counters without failures, then with, each in the order of their last change: 16 B id, u32 failures,
 //	         i64 last failure, i64 last success
+//	merging  in version 2 only: u8 holding, i64 from, u64 doubles, i64 last double, u32 buckets, u32 conflicts,
+//	         the buckets that time left behind, as above; conflicts * {16 B K, 8 B R}
 //	trailer  "end.", u32 CRC-32C of every byte before it
+//
+// A state that never held anything is written as version 1, which every release reads; feature level 2 comes before anything is held.
 const (
 	snapshotMagic   = "charonRP"
 	snapshotTrailer = "end."
 	snapshotVersion = 1
+	snapshotMerging = 2
+	mergingHeader   = 1 + 8 + 8 + 8 + 4 + 4
 	headerSize      = 8 + 4 + 8 + 8 + 4 + 16 + 8 + 4 + 8 + 4 + 4 + 4
 	bucketHeader    = 8 + 4
 	itemBytes       = 24
@@ -40,6 +46,11 @@ type Snapshot struct {
 	items   int
 	slab    []counter
 	lists   [2]list
+	// of version 2
+	merging   []byte // its fixed part; nil in version 1
+	past      []frozen
+	held      int
+	conflicts []item
 }
 
 // Snapshot notes where every bucket ends and copies the counters. It takes a few milliseconds.
@@ -52,8 +63,13 @@ func (s *State) Snapshot() *Snapshot {
 			out.buckets = append(out.buckets, b.freeze(s.low+int64(i)))
 		}
 	}
+	version := uint32(snapshotVersion)
+	if s.holding || s.doubles > 0 {
+		version = snapshotMerging
+		out.freezeMerging(&s.cache)
+	}
 	le := binary.LittleEndian
-	h := le.AppendUint32([]byte(snapshotMagic), snapshotVersion)
+	h := le.AppendUint32([]byte(snapshotMagic), version)
 	h = le.AppendUint64(h, uint64(s.now))
 	h = le.AppendUint64(h, uint64(s.low))
 	h = le.AppendUint32(h, uint32(s.skew))
@@ -67,10 +83,28 @@ func (s *State) Snapshot() *Snapshot {
 	return out
 }
 
+func (s *Snapshot) freezeMerging(c *cache) {
+	for _, b := range c.past {
+		s.past = append(s.past, b.freeze(b.number))
+	}
+	s.held, s.conflicts = c.held, append([]item(nil), c.conflicts...)
+	le := binary.LittleEndian
+	m := make([]byte, 1, mergingHeader)
+	if c.holding {
+		m[0] = 1
+	}
+	m = le.AppendUint64(m, uint64(c.from))
+	m = le.AppendUint64(m, c.doubles)
+	m = le.AppendUint64(m, uint64(c.lastDouble))
+	m = le.AppendUint32(m, uint32(len(s.past)))
+	s.merging = le.AppendUint32(m, uint32(len(s.conflicts)))
+}
+
 // Size is what WriteTo writes, in bytes.
 func (s *Snapshot) Size() int64 {
+	extra := int64(len(s.merging)) + int64(len(s.past))*bucketHeader + int64(s.held+len(s.conflicts))*itemBytes
 	return int64(len(s.header)) + int64(len(s.buckets))*bucketHeader + int64(s.items)*itemBytes +
-		int64(s.lists[clean].n+s.lists[failing].n)*counterBytes + trailerSize
+		int64(s.lists[clean].n+s.lists[failing].n)*counterBytes + extra + trailerSize
 }
 
 // WriteTo writes the snapshot in pieces of at most 64 KiB.
@@ -95,19 +129,8 @@ func (s *Snapshot) write(w *bufio.Writer) error {
 		return err
 	}
 	b := make([]byte, 0, counterBytes)
-	for _, f := range s.buckets {
-		b = le.AppendUint64(b[:0], uint64(f.number))
-		b = le.AppendUint32(b, uint32(f.n))
-		if _, err := w.Write(b); err != nil {
-			return err
-		}
-		for i := range f.n {
-			it := &f.chunks[i/chunkItems][i%chunkItems]
-			b = append(append(b[:0], it.k[:]...), it.r[:]...)
-			if _, err := w.Write(b); err != nil {
-				return err
-			}
-		}
+	if err := writeBuckets(w, s.buckets); err != nil {
+		return err
 	}
 	for _, l := range s.lists {
 		for at := l.first; at != 0; at = s.slab[at-1].next {
@@ -121,7 +144,43 @@ func (s *Snapshot) write(w *bufio.Writer) error {
 			}
 		}
 	}
+	if _, err := w.Write(s.merging); err != nil {
+		return err
+	}
+	if err := writeBuckets(w, s.past); err != nil {
+		return err
+	}
+	for i := range s.conflicts {
+		if err := writeItem(w, &s.conflicts[i]); err != nil {
+			return err
+		}
+	}
 	_, err := w.WriteString(snapshotTrailer)
+	return err
+}
+
+func writeBuckets(w *bufio.Writer, list []frozen) error {
+	var b [bucketHeader]byte
+	for _, f := range list {
+		binary.LittleEndian.PutUint64(b[:], uint64(f.number))
+		binary.LittleEndian.PutUint32(b[8:], uint32(f.n))
+		if _, err := w.Write(b[:]); err != nil {
+			return err
+		}
+		for i := range f.n {
+			if err := writeItem(w, &f.chunks[i/chunkItems][i%chunkItems]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func writeItem(w *bufio.Writer, it *item) error {
+	if _, err := w.Write(it.k[:]); err != nil {
+		return err
+	}
+	_, err := w.Write(it.r[:])
 	return err
 }
 
@@ -149,7 +208,7 @@ func (s *State) Restore(r io.Reader) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.counters.max = s.counters.max
+	c.counters.max, c.maxHeld = s.counters.max, s.maxHeld
 	s.cache = *c
 	return nil
 }
@@ -175,6 +234,7 @@ func (in *restoring) take(n int) ([]byte, error) {
 
 // counts are what a header promises.
 type counts struct {
+	version uint32
 	buckets uint32
 	items   uint64
 	lists   [2]uint32
@@ -200,7 +260,49 @@ func (in *restoring) cache() (*cache, error) {
 			}
 		}
 	}
+	c.from = c.low
+	if n.version == snapshotMerging {
+		if err := in.merging(c); err != nil {
+			return nil, err
+		}
+	}
 	return c, in.trailer()
+}
+
+func (in *restoring) merging(c *cache) error {
+	b, err := in.take(mergingHeader)
+	if err != nil {
+		return err
+	}
+	le := binary.LittleEndian
+	c.holding, c.from = b[0] == 1, int64(le.Uint64(b[1:]))
+	c.doubles, c.lastDouble = le.Uint64(b[9:]), int64(le.Uint64(b[17:]))
+	buckets, conflicts := le.Uint32(b[25:]), le.Uint32(b[29:])
+	if b[0] > 1 || c.from > c.low || conflicts > conflictsMax || buckets > HeldMax || (buckets > 0 || conflicts > 0 || c.from < c.low) && !c.holding {
+		return fmt.Errorf("%w: what is held", ErrCorrupt)
+	}
+	for range buckets {
+		number, n, err := in.bucketHeader()
+		if err != nil {
+			return err
+		}
+		if number >= c.low || len(c.past) > 0 && number <= c.past[len(c.past)-1].number || c.held+n > HeldMax {
+			return fmt.Errorf("%w: held bucket %d of %d items", ErrCorrupt, number, n)
+		}
+		to := new(bucket)
+		if err := in.items(to, number, n); err != nil {
+			return err
+		}
+		c.past, c.held = append(c.past, passed{number, to}), c.held+n
+	}
+	for range conflicts {
+		b, err := in.take(itemBytes)
+		if err != nil {
+			return err
+		}
+		c.conflicts = append(c.conflicts, item{k: [16]byte(b), r: [8]byte(b[16:])})
+	}
+	return nil
 }
 
 func (in *restoring) header() (*cache, counts, error) {
@@ -212,15 +314,16 @@ func (in *restoring) header() (*cache, counts, error) {
 	if string(b[:8]) != snapshotMagic {
 		return nil, counts{}, fmt.Errorf("%w: not a replay snapshot", ErrCorrupt)
 	}
-	if v := le.Uint32(b[8:]); v != snapshotVersion {
-		return nil, counts{}, fmt.Errorf("%w: snapshot of version %d, this release reads %d", ErrTooNew, v, snapshotVersion)
+	version := le.Uint32(b[8:])
+	if version != snapshotVersion && version != snapshotMerging {
+		return nil, counts{}, fmt.Errorf("%w: snapshot of version %d, this release reads %d", ErrTooNew, version, snapshotMerging)
 	}
 	if crc32.Checksum(b[:headerSize-4], castagnoli) != le.Uint32(b[headerSize-4:]) {
 		return nil, counts{}, fmt.Errorf("%w: header checksum", ErrCorrupt)
 	}
 	c := &cache{now: int64(le.Uint64(b[12:])), low: int64(le.Uint64(b[20:])), skew: int64(le.Uint32(b[28:]))}
 	c.epoch = Epoch{ID: [16]byte(b[32:48]), NotBefore: int64(le.Uint64(b[48:]))}
-	n := counts{buckets: le.Uint32(b[56:]), items: le.Uint64(b[60:]), lists: [2]uint32{le.Uint32(b[68:]), le.Uint32(b[72:])}}
+	n := counts{version: version, buckets: le.Uint32(b[56:]), items: le.Uint64(b[60:]), lists: [2]uint32{le.Uint32(b[68:]), le.Uint32(b[72:])}}
 	plausible := c.now >= 0 && c.now <= timeMax && c.skew >= 1 && c.skew <= int64(SkewMax/time.Second) &&
 		c.low >= c.lowest() && c.low <= bucketOf(c.now/1000) && c.epoch.NotBefore >= 0 && c.epoch.NotBefore <= timeMax &&
 		int64(n.buckets) <= bucketsMax && n.items <= math.MaxInt32 && uint64(n.lists[0])+uint64(n.lists[1]) <= CountersMax
@@ -231,16 +334,34 @@ func (in *restoring) header() (*cache, counts, error) {
 }
 
 func (in *restoring) bucket(c *cache) error {
-	b, err := in.take(bucketHeader)
+	number, n, err := in.bucketHeader()
 	if err != nil {
 		return err
 	}
-	number, n := int64(binary.LittleEndian.Uint64(b)), binary.LittleEndian.Uint32(b[8:])
 	// Those held already are before it, so the numbers rise.
-	if number < c.low+int64(len(c.buckets)) || number-c.low >= bucketsMax || n == 0 || n >= bucketItems {
+	if number < c.low+int64(len(c.buckets)) || number-c.low >= bucketsMax {
 		return fmt.Errorf("%w: bucket %d of %d items", ErrCorrupt, number, n)
 	}
-	to := c.bucket(number)
+	if err := in.items(c.bucket(number), number, n); err != nil {
+		return err
+	}
+	c.items += n
+	return nil
+}
+
+func (in *restoring) bucketHeader() (number int64, n int, err error) {
+	b, err := in.take(bucketHeader)
+	if err != nil {
+		return 0, 0, err
+	}
+	number, n = int64(binary.LittleEndian.Uint64(b)), int(binary.LittleEndian.Uint32(b[8:]))
+	if n == 0 || n >= bucketItems {
+		return 0, 0, fmt.Errorf("%w: bucket %d of %d items", ErrCorrupt, number, n)
+	}
+	return number, n, nil
+}
+
+func (in *restoring) items(to *bucket, number int64, n int) error {
 	for range n {
 		b, err := in.take(itemBytes)
 		if err != nil {
@@ -250,7 +371,6 @@ func (in *restoring) bucket(c *cache) error {
 		if _, twice := to.lookup(it.k); twice || !to.add(it) {
 			return fmt.Errorf("%w: an item twice in bucket %d", ErrCorrupt, number)
 		}
-		c.items++
 	}
 	return nil
 }

@@ -34,7 +34,8 @@ func snapshotBytes(t testing.TB, s *State) []byte {
 }
 
 // randomEntry is an entry over few enough proofs and principals that most meet what others left.
-func randomEntry(t testing.TB, r *rand.Rand, at int64) []byte {
+// randomEntry is one of any kind; those of feature level 2 only with merging.
+func randomEntry(t testing.TB, r *rand.Rand, at int64, merging bool) []byte {
 	switch r.IntN(60) {
 	case 0:
 		b, err := EncodeSkew(at*1000, time.Duration(1+r.IntN(900))*time.Second)
@@ -53,6 +54,19 @@ func randomEntry(t testing.TB, r *rand.Rand, at int64) []byte {
 		n := r.IntN(400)
 		return proof(n, r.IntN(3), at-at%600+int64(n*7%500)-200)
 	}
+	if merging {
+		switch r.IntN(12) {
+		case 0:
+			return EncodeHold(at*1000, r.IntN(4) > 0)
+		case 1:
+			journal := make([]Proof, r.IntN(5))
+			for i := range journal {
+				journal[i] = random()
+				journal[i].CTime -= r.Int64N(2) * r.Int64N(2000)
+			}
+			return journalEntry(t, at, journal...)
+		}
+	}
 	proofs, attempts := make([]Proof, r.IntN(8)), make([]Attempt, r.IntN(4))
 	for i := range proofs {
 		proofs[i] = random()
@@ -69,7 +83,7 @@ func TestReplicas(t *testing.T) {
 	r := seeded(t)
 	for round := range 10 {
 		limit := []int{0, 5}[r.IntN(2)]
-		fresh := func() *State { s := New(); s.counters.max = limit; return s }
+		fresh := func() *State { s := New(); s.counters.max, s.maxHeld = limit, 20*limit; return s }
 		log := make([][]byte, 600)
 		one, verdicts, states := fresh(), make([][]Verdict, len(log)), make([][]byte, len(log))
 		seen := map[Verdict]int{}
@@ -79,7 +93,7 @@ func TestReplicas(t *testing.T) {
 			if r.IntN(100) == 0 {
 				at += 2000
 			}
-			log[i] = randomEntry(t, r, at)
+			log[i] = randomEntry(t, r, at, true)
 			verdicts[i] = mustApply(t, one, log[i])
 			states[i] = snapshotBytes(t, one)
 			for _, v := range verdicts[i] {
@@ -160,8 +174,22 @@ func small(t testing.TB) *State {
 	return s
 }
 
+// merged is small that has held things and taken a journal.
+func merged(t testing.TB) *State {
+	s := small(t)
+	mustApply(t, s, EncodeHold(t0*1000, true))
+	mustApply(t, s, batchEntry(t, t0+1000, []Proof{proof(8, 1, t0+1000)}, nil))
+	mustApply(t, s, journalEntry(t, t0+1000, proof(1, 2, t0), proof(9, 1, t0-5000), proof(8, 2, t0+1000)))
+	return s
+}
+
 func TestDamagedSnapshotIsRefused(t *testing.T) {
-	b := snapshotBytes(t, small(t))
+	for name, state := range map[string]func(testing.TB) *State{"version 1": small, "version 2": merged} {
+		t.Run(name, func(t *testing.T) { damage(t, snapshotBytes(t, state(t))) })
+	}
+}
+
+func damage(t *testing.T, b []byte) {
 	if again := snapshotBytes(t, restored(t, b)); !bytes.Equal(b, again) {
 		t.Fatal("the restored state writes another snapshot")
 	}
@@ -182,7 +210,7 @@ func TestDamagedSnapshotIsRefused(t *testing.T) {
 		refuse(fmt.Sprintf("cut at %d", i), b[:i])
 	}
 	refuse("one byte more", append(bytes.Clone(b), 0))
-	version := resum(edit(b, 8, 2))
+	version := resum(edit(b, 8, 3))
 	if err := s.Restore(bytes.NewReader(version)); !errors.Is(err, ErrTooNew) {
 		t.Error(err)
 	}
@@ -337,7 +365,7 @@ func TestBucketGrows(t *testing.T) {
 func FuzzApply(f *testing.F) {
 	r := rand.New(rand.NewPCG(1, 1))
 	for range 30 {
-		f.Add(randomEntry(f, r, t0))
+		f.Add(randomEntry(f, r, t0, true))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := small(t)

@@ -111,6 +111,9 @@ func (r *Realm) Fresh() bool { return true }
 // CatchUp has nothing to wait for.
 func (r *Realm) CatchUp(context.Context) error { return nil }
 
+// Degraded is kdb.Store's: never.
+func (r *Realm) Degraded() bool { return false }
+
 type verdict kdb.Verdict
 
 func (v verdict) Wait(context.Context) (kdb.Verdict, error) { return kdb.Verdict(v), nil }

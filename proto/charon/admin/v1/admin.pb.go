@@ -5312,12 +5312,15 @@ type NodeStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`     // leader, follower, nonvoter, unknown
-	Health        string                 `protobuf:"bytes,3,opt,name=health,proto3" json:"health,omitempty"` // ok, lagging, clock (out of service for its clock), cut-off (no verdicts of the replay cache: service tickets are refused), down
+	Health        string                 `protobuf:"bytes,3,opt,name=health,proto3" json:"health,omitempty"` // ok, lagging, clock (out of service for its clock), degraded and cut-off (see service), down
 	Applied       uint64                 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
 	Lag           uint64                 `protobuf:"varint,5,opt,name=lag,proto3" json:"lag,omitempty"`                                            // entries behind the leader
 	ContactMs     int64                  `protobuf:"varint,6,opt,name=contact_ms,json=contactMs,proto3" json:"contact_ms,omitempty"`               // since the leader last heard of it; -1: never
 	ClockOffsetUs int64                  `protobuf:"varint,7,opt,name=clock_offset_us,json=clockOffsetUs,proto3" json:"clock_offset_us,omitempty"` // against the cluster's time
 	Stats         *NodeStats             `protobuf:"bytes,8,opt,name=stats,proto3" json:"stats,omitempty"`                                         // absent: the node did not answer
+	// normal, degraded (cut off from the others, and serving from its own state) or refusing (cut off); empty: the node did not answer.
+	Service       string `protobuf:"bytes,9,opt,name=service,proto3" json:"service,omitempty"`
+	Journal       uint64 `protobuf:"varint,10,opt,name=journal,proto3" json:"journal,omitempty"` // records of what it accepted alone that it has yet to hand in
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5408,6 +5411,20 @@ func (x *NodeStatus) GetStats() *NodeStats {
 	return nil
 }
 
+func (x *NodeStatus) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *NodeStatus) GetJournal() uint64 {
+	if x != nil {
+		return x.Journal
+	}
+	return 0
+}
+
 type GetStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -5458,14 +5475,18 @@ type GetStatusResponse struct {
 	Tolerates    uint32                 `protobuf:"varint,10,opt,name=tolerates,proto3" json:"tolerates,omitempty"` // further losses
 	Nodes        []*NodeStatus          `protobuf:"bytes,11,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// Absent (all 0 and counted false) while there are more principals than the node counts on a status call.
-	Counted       bool        `protobuf:"varint,12,opt,name=counted,proto3" json:"counted,omitempty"`
-	Principals    uint64      `protobuf:"varint,13,opt,name=principals,proto3" json:"principals,omitempty"`
-	Locked        uint64      `protobuf:"varint,14,opt,name=locked,proto3" json:"locked,omitempty"`
-	Expiring_30D  uint64      `protobuf:"varint,15,opt,name=expiring_30d,json=expiring30d,proto3" json:"expiring_30d,omitempty"`
-	Rc4Allowed    uint64      `protobuf:"varint,16,opt,name=rc4_allowed,json=rc4Allowed,proto3" json:"rc4_allowed,omitempty"`
-	LastBackup    *LastBackup `protobuf:"bytes,27,opt,name=last_backup,json=lastBackup,proto3" json:"last_backup,omitempty"` // absent: none is known
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Counted      bool   `protobuf:"varint,12,opt,name=counted,proto3" json:"counted,omitempty"`
+	Principals   uint64 `protobuf:"varint,13,opt,name=principals,proto3" json:"principals,omitempty"`
+	Locked       uint64 `protobuf:"varint,14,opt,name=locked,proto3" json:"locked,omitempty"`
+	Expiring_30D uint64 `protobuf:"varint,15,opt,name=expiring_30d,json=expiring30d,proto3" json:"expiring_30d,omitempty"`
+	Rc4Allowed   uint64 `protobuf:"varint,16,opt,name=rc4_allowed,json=rc4Allowed,proto3" json:"rc4_allowed,omitempty"`
+	// Authenticators that turned out to be accepted in two different requests, and when the last one did; 0: never.
+	DoubleAccepts    uint64      `protobuf:"varint,17,opt,name=double_accepts,json=doubleAccepts,proto3" json:"double_accepts,omitempty"`
+	LastDoubleAccept int64       `protobuf:"varint,18,opt,name=last_double_accept,json=lastDoubleAccept,proto3" json:"last_double_accept,omitempty"`
+	ServiceReason    string      `protobuf:"bytes,19,opt,name=service_reason,json=serviceReason,proto3" json:"service_reason,omitempty"` // of the answering node's service, where it is not normal
+	LastBackup       *LastBackup `protobuf:"bytes,27,opt,name=last_backup,json=lastBackup,proto3" json:"last_backup,omitempty"`          // absent: none is known
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -5608,6 +5629,27 @@ func (x *GetStatusResponse) GetRc4Allowed() uint64 {
 		return x.Rc4Allowed
 	}
 	return 0
+}
+
+func (x *GetStatusResponse) GetDoubleAccepts() uint64 {
+	if x != nil {
+		return x.DoubleAccepts
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetLastDoubleAccept() int64 {
+	if x != nil {
+		return x.LastDoubleAccept
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetServiceReason() string {
+	if x != nil {
+		return x.ServiceReason
+	}
+	return ""
 }
 
 func (x *GetStatusResponse) GetLastBackup() *LastBackup {
@@ -6196,7 +6238,7 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x13GetNodeStatsRequest\"s\n" +
 	"\x14GetNodeStatsResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x120\n" +
-	"\x05stats\x18\x02 \x01(\v2\x1a.charon.admin.v1.NodeStatsR\x05stats\"\x88\x02\n" +
+	"\x05stats\x18\x02 \x01(\v2\x1a.charon.admin.v1.NodeStatsR\x05stats\"\xbc\x02\n" +
 	"\n" +
 	"NodeStatus\x12)\n" +
 	"\x04node\x18\x01 \x01(\v2\x15.charon.admin.v1.NodeR\x04node\x12\x12\n" +
@@ -6207,8 +6249,11 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"contact_ms\x18\x06 \x01(\x03R\tcontactMs\x12&\n" +
 	"\x0fclock_offset_us\x18\a \x01(\x03R\rclockOffsetUs\x120\n" +
-	"\x05stats\x18\b \x01(\v2\x1a.charon.admin.v1.NodeStatsR\x05stats\"\x12\n" +
-	"\x10GetStatusRequest\"\xc2\x04\n" +
+	"\x05stats\x18\b \x01(\v2\x1a.charon.admin.v1.NodeStatsR\x05stats\x12\x18\n" +
+	"\aservice\x18\t \x01(\tR\aservice\x12\x18\n" +
+	"\ajournal\x18\n" +
+	" \x01(\x04R\ajournal\"\x12\n" +
+	"\x10GetStatusRequest\"\xbe\x05\n" +
 	"\x11GetStatusResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x12\x14\n" +
 	"\x05realm\x18\x02 \x01(\tR\x05realm\x12\x1d\n" +
@@ -6230,7 +6275,10 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x06locked\x18\x0e \x01(\x04R\x06locked\x12!\n" +
 	"\fexpiring_30d\x18\x0f \x01(\x04R\vexpiring30d\x12\x1f\n" +
 	"\vrc4_allowed\x18\x10 \x01(\x04R\n" +
-	"rc4Allowed\x12<\n" +
+	"rc4Allowed\x12%\n" +
+	"\x0edouble_accepts\x18\x11 \x01(\x04R\rdoubleAccepts\x12,\n" +
+	"\x12last_double_accept\x18\x12 \x01(\x03R\x10lastDoubleAccept\x12%\n" +
+	"\x0eservice_reason\x18\x13 \x01(\tR\rserviceReason\x12<\n" +
 	"\vlast_backup\x18\x1b \x01(\v2\x1b.charon.admin.v1.LastBackupR\n" +
 	"lastBackup\"\xaf\x01\n" +
 	"\n" +

@@ -456,6 +456,9 @@ type InfoResponse struct {
 	Members            []*Member `protobuf:"bytes,17,rep,name=members,proto3" json:"members,omitempty"`
 	// The highest boot counter that the realm state has of the asker.
 	BootCounterOfAsker uint64 `protobuf:"varint,18,opt,name=boot_counter_of_asker,json=bootCounterOfAsker,proto3" json:"boot_counter_of_asker,omitempty"`
+	// normal, degraded (cut off and serving alone), refusing (cut off); and the records of what it accepted alone that it has to hand in.
+	Service string `protobuf:"bytes,19,opt,name=service,proto3" json:"service,omitempty"`
+	Journal uint64 `protobuf:"varint,20,opt,name=journal,proto3" json:"journal,omitempty"`
 	// The members that this node has not heard of for a while.
 	Silent []*Silence `protobuf:"bytes,22,rep,name=silent,proto3" json:"silent,omitempty"`
 	// With vouch: the answering node's applied state held everything that was acknowledged when it was asked.
@@ -624,6 +627,20 @@ func (x *InfoResponse) GetMembers() []*Member {
 func (x *InfoResponse) GetBootCounterOfAsker() uint64 {
 	if x != nil {
 		return x.BootCounterOfAsker
+	}
+	return 0
+}
+
+func (x *InfoResponse) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *InfoResponse) GetJournal() uint64 {
+	if x != nil {
+		return x.Journal
 	}
 	return 0
 }
@@ -1091,7 +1108,7 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\vInfoRequest\x12!\n" +
 	"\fpeer_address\x18\x16 \x01(\tR\vpeerAddress\x12!\n" +
 	"\fboot_counter\x18\x17 \x01(\x04R\vbootCounter\x12\x14\n" +
-	"\x05vouch\x18\x18 \x01(\bR\x05vouch\"\xf7\x06\n" +
+	"\x05vouch\x18\x18 \x01(\bR\x05vouch\"\xab\a\n" +
 	"\fInfoResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1b\n" +
 	"\treplay_id\x18\x02 \x01(\fR\breplayId\x12\x12\n" +
@@ -1112,7 +1129,9 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\x11feature_level_max\x18\x0f \x01(\rR\x0ffeatureLevelMax\x12/\n" +
 	"\x13configuration_index\x18\x10 \x01(\x04R\x12configurationIndex\x120\n" +
 	"\amembers\x18\x11 \x03(\v2\x16.charon.peer.v1.MemberR\amembers\x121\n" +
-	"\x15boot_counter_of_asker\x18\x12 \x01(\x04R\x12bootCounterOfAsker\x12/\n" +
+	"\x15boot_counter_of_asker\x18\x12 \x01(\x04R\x12bootCounterOfAsker\x12\x18\n" +
+	"\aservice\x18\x13 \x01(\tR\aservice\x12\x18\n" +
+	"\ajournal\x18\x14 \x01(\x04R\ajournal\x12/\n" +
 	"\x06silent\x18\x16 \x03(\v2\x17.charon.peer.v1.SilenceR\x06silent\x12\x18\n" +
 	"\acurrent\x18\x17 \x01(\bR\acurrent\x12.\n" +
 	"\x13master_key_versions\x18\x19 \x03(\rR\x11masterKeyVersions\x12(\n" +
