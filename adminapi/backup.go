@@ -16,8 +16,8 @@ import (
 
 // Backups makes backups of this node's applied state; node has one.
 type Backups interface {
-	// Check refuses texts that are no public keys, or too many.
-	Check(recipients []string) error
+	// Check refuses texts that are no public keys, too many, or such as can't stand together.
+	Check(recipients []string, kit bool) error
 	// Save writes one backup to w. kit adds the recovery kit's recipient and the configured ones.
 	Save(ctx context.Context, w io.Writer, recipients []string, kit bool) (*adminv1.BackupSummary, error)
 	// Confirm tells the cluster of a backup that Save has made. ErrUnknownBackup when it has made none of that hash of late.
@@ -55,7 +55,7 @@ func (s backupServer) SaveBackup(req *adminv1.SaveBackupRequest, out grpc.Server
 	} else if req.GetOnlyRecipients() {
 		return invalid("recipients", "without the recovery kit's key there must be recipients")
 	}
-	if err := s.Backups.Check(req.GetRecipients()); err != nil {
+	if err := s.Backups.Check(req.GetRecipients(), !req.GetOnlyRecipients()); err != nil {
 		return invalid("recipients", "%v", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -67,14 +67,22 @@ func (s backupServer) SaveBackup(req *adminv1.SaveBackupRequest, out grpc.Server
 	if err == nil {
 		err = w.Flush()
 	}
-	if errors.Is(err, errStalled) {
+	switch {
+	case errors.Is(err, errStalled):
 		return refuse(codes.DeadlineExceeded, "STALLED", "%v", errStalled)
-	}
-	if err != nil {
+	case errors.Is(err, ErrBackupBusy):
+		return refuse(codes.ResourceExhausted, "BUSY", "%v", err).after(backupStall / 4)
+	case err != nil && ctx.Err() == nil:
+		s.Logger.Error("backup", "error", err)
+		return refuse(codes.Internal, "BACKUP_FAILED", "the backup was not made: %v", err)
+	case err != nil:
 		return err
 	}
 	return out.Send(&adminv1.SaveBackupResponse{Part: &adminv1.SaveBackupResponse_Done{Done: sum}})
 }
+
+// ErrBackupBusy says that as many backups as may be at a time are being made.
+var ErrBackupBusy = errors.New("other backups are being made on this node; wait for them, or ask another node (--addr)")
 
 var errStalled = errors.New("the receiver took nothing of the backup for a minute")
 

@@ -23,7 +23,7 @@ type fakeBackups struct {
 	panics     bool
 }
 
-func (f *fakeBackups) Check(recipients []string) error {
+func (f *fakeBackups) Check(recipients []string, _ bool) error {
 	for _, r := range recipients {
 		if r == "nonsense" {
 			return errors.New("no key")

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/charon-kdc/charon/node/backup"
 	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
@@ -26,6 +27,8 @@ type Config struct {
 	Raft  RaftConfig  `toml:"raft" doc:"Replication."`
 	Drain DrainConfig `toml:"drain" doc:"What happens between SIGTERM and the end; 10 s at most in all."`
 	Ready ReadyConfig `toml:"ready" doc:"When /readyz says 503."`
+
+	Backup BackupConfig `toml:"backup" doc:"Backups that the node leading the realm writes by itself. Set it on every node: any may come to lead."`
 }
 
 // KDCConfig is [kdc].
@@ -85,6 +88,14 @@ type ReadyConfig struct {
 	Failures  int `toml:"failures" default:"3" min:"1" max:"60" unit:"probes" doc:"So many failed probes in a row, one a second, make a node not ready."`
 	Successes int `toml:"successes" default:"2" min:"1" max:"60" unit:"probes" doc:"So many good probes in a row make it ready again."`
 	LagMax    int `toml:"lag_max" default:"1000" min:"1" max:"1000000" unit:"log entries" doc:"A node further behind the leader's log than this is not ready."`
+}
+
+// BackupConfig is [backup].
+type BackupConfig struct {
+	Directory  string   `toml:"directory" kind:"absolute" doc:"Where backups are written, as charon-INDEX.cbk; best a file system that all nodes share. It must be there, and the service must be allowed to write to it (ReadWritePaths= under systemd). Empty: none are written."`
+	Every      Duration `toml:"every" default:"1h" min:"1m" max:"720h" doc:"How often. While nothing has changed since the newest, that one is read again instead."`
+	Keep       int      `toml:"keep" default:"48" min:"1" max:"10000" unit:"files" doc:"How many of this cluster's backups to keep in the directory; older ones are removed."`
+	Recipients []string `toml:"recipients" kind:"recipients" doc:"Whom every backup is encrypted to besides the recovery kit: age public keys."`
 }
 
 // Duration is a time.Duration written as in Go: "300ms", "5m", "1h30m".
@@ -197,6 +208,14 @@ func checkKind(kind, s string) error {
 		}
 		if a, err := netip.ParseAddr(host); err == nil && a.IsUnspecified() {
 			return errors.New("must name this host, not every address")
+		}
+	case "absolute":
+		if s != "" && !filepath.IsAbs(s) {
+			return errors.New("must be an absolute path")
+		}
+	case "recipients":
+		if _, err := backup.ParseRecipients([]string{s}); err != nil {
+			return errors.New(`must be age public keys such as "age1..."`)
 		}
 	case "prefixes":
 		if _, err := netip.ParsePrefix(s); err != nil {

@@ -60,6 +60,8 @@ func TestConfigRefuses(t *testing.T) {
 		{"no address", "[kdc]\naddresses = []\n", "c.toml:2: kdc.addresses: must have at least one address"},
 		{"prefix", "[kdc]\ntrusted_prefixes = [\"10.0.0.0/8\", \"10.0.0.0/99\"]\n", "c.toml:2: kdc.trusted_prefixes: \"10.0.0.0/99\": must be prefixes"},
 		{"advertise wildcard", "[peer]\nadvertise = \"0.0.0.0:7750\"\n", "c.toml:2: peer.advertise: \"0.0.0.0:7750\": must name this host"},
+		{"backup directory", "[backup]\ndirectory = \"backups\"\n", "c.toml:2: backup.directory: \"backups\": must be an absolute path"},
+		{"backup recipient", "[backup]\nrecipients = [\"me\"]\n", "c.toml:2: backup.recipients: \"me\": must be age public keys"},
 		{"not TOML", "[kdc\n", "c.toml:1: "},
 		{"twice", "dir = \"a\"\ndir = \"b\"\n", "c.toml:2"},
 	} {
@@ -122,7 +124,9 @@ func TestReferenceFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	def.KDC.TrustedPrefixes, c.KDC.TrustedPrefixes = nil, nil // absent and empty are one
+	for _, c := range []*Config{def, c} { // absent and empty are one
+		c.KDC.TrustedPrefixes, c.Backup.Recipients = nil, nil
+	}
 	if !reflect.DeepEqual(c, def) {
 		t.Errorf("the example does not show the defaults:\n%+v\n%+v", c, def)
 	}

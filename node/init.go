@@ -101,7 +101,9 @@ func Init(ctx context.Context, o InitOptions) (*InitResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := g.bootstrap(ctx, c, self, mine, o.Logger); err != nil {
+	// One entry: the realm is there whole, or not at all.
+	first := &raftstore.Bootstrap{Commands: []*statev1.Command{{Op: &statev1.Command_Batch{Batch: &statev1.Batch{Commands: g.commands}}}}}
+	if err := g.bootstrap(ctx, c, self, mine, first, o.Logger); err != nil {
 		return nil, fmt.Errorf("making realm %s: %w", o.Realm, err)
 	}
 	admin, err := g.issueAdmin()
@@ -146,7 +148,7 @@ func beginInit(dir string) error {
 }
 
 // bootstrap runs the store once, alone and unreachable, so that the first entries are in its log and applied.
-func (g *genesis) bootstrap(ctx context.Context, c *Config, self *statev1.Node, mine *issued, log *slog.Logger) error {
+func (g *genesis) bootstrap(ctx context.Context, c *Config, self *statev1.Node, mine *issued, first *raftstore.Bootstrap, log *slog.Logger) error {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -161,8 +163,7 @@ func (g *genesis) bootstrap(ctx context.Context, c *Config, self *statev1.Node, 
 			Certificate: func() (*tls.Certificate, error) { return cert, nil },
 			Roots:       func() *x509.CertPool { return roots },
 		},
-		// One entry: the realm is there whole, or not at all.
-		Bootstrap: &raftstore.Bootstrap{Commands: []*statev1.Command{{Op: &statev1.Command_Batch{Batch: &statev1.Batch{Commands: g.commands}}}}},
+		Bootstrap: first,
 	})
 	if err != nil {
 		return errors.Join(err, ln.Close())

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"math"
 	"net/http"
 	"runtime"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/charon-kdc/charon/kdc"
+	"github.com/charon-kdc/charon/node/backup"
 )
 
 // metrics are what /metrics shows, by the names of the operator's manual. No label holds a principal's name, and every
@@ -30,6 +32,7 @@ type metrics struct {
 	logBytes    *prometheus.CounterVec   // group
 	replayState *prometheus.GaugeVec     // state
 	leader      *prometheus.GaugeVec     // group
+	backups     *prometheus.CounterVec   // result
 }
 
 // gauges are read when somebody scrapes. Each answers at once, from memory.
@@ -37,6 +40,7 @@ type gauges struct {
 	index       func(kind string) uint64 // applied, commit
 	lastContact func() time.Duration
 	principals  func() uint64
+	backupAge   func() time.Duration // negative: there was never one
 	certExpiry  func() time.Time
 	clockOffset func() time.Duration
 	auditLost   func() uint64
@@ -67,6 +71,10 @@ func newMetrics(version string) *metrics {
 	m.commit = histogram("charon_raft_commit_seconds", "From submitting an entry to applying it, on the leader.", "group")
 	m.storeLogs = histogram("charon_raft_log_write_seconds", "One durable write to a log.", "group")
 	m.logBytes = counter("charon_raft_log_bytes_total", "Bytes written to a log.", "group")
+	m.backups = counter("charon_backup_runs_total", "Scheduled backups of this node: written, checked (nothing new since the newest, which was read again) or failed.", "result")
+	for _, result := range []string{backup.Written, backup.Checked, backup.Failed} {
+		m.backups.WithLabelValues(result).Add(0)
+	}
 	m.replayState = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "charon_replay_state", Help: "1 for the state of this node's way to the shared replay cache."}, []string{"state"})
 	m.setReplayState("holding") // until the replicas are heard
 	m.leader = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "charon_raft_leader", Help: "1 on the node that leads the group."}, []string{"group"})
@@ -97,6 +105,12 @@ func (m *metrics) watch(g gauges) {
 		return -1
 	})
 	gauge("charon_principals", "Principals in the applied state.", prometheus.Labels{"state": "stored"}, func() float64 { return float64(g.principals()) })
+	gauge("charon_backup_age_seconds", "Since a backup was written, or found to hold the present state; +Inf while the cluster knows of none.", nil, func() float64 {
+		if d := g.backupAge(); d >= 0 {
+			return d.Seconds()
+		}
+		return math.Inf(1)
+	})
 	gauge("charon_cert_expiry_seconds", "Until this node's certificate expires.", nil, func() float64 { return g.certExpiry().Sub(g.now()).Seconds() })
 	gauge("charon_clock_offset_seconds", "This node's clock against the median of all that answer.", nil, func() float64 { return g.clockOffset().Seconds() })
 	gauge("charon_kdc_tcp_connections", "Open TCP connections of clients.", nil, func() float64 { return float64(g.tcpConns()) })

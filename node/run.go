@@ -76,6 +76,7 @@ type server struct {
 	httpLn net.Listener
 	survey *survey
 	prober *prober
+	backup *backups
 
 	removed chan struct{} // closed when this node was taken out of the cluster
 	gone    sync.Once
@@ -311,8 +312,9 @@ func (s *server) openAdmin() error {
 	if s.audit != nil {
 		auditAdmin = s.audit.Admin
 	}
+	s.backup = s.newBackups()
 	s.api, err = adminapi.New(adminapi.Config{
-		Store: s.store, Reader: s.store.DB(), Sealer: s.ring, MasterKeys: s.store, Forwarder: s.store.Forward(), Activity: s.store.Proofs(),
+		Store: s.store, Reader: s.store.DB(), Sealer: s.ring, MasterKeys: s.store, Forwarder: s.store.Forward(), Activity: s.store.Proofs(), Backups: s.backup,
 		NodeName: s.creds.Name, PeerAddress: adv, Version: s.o.Version, Stats: s.stats, Now: s.store.Now, Rand: rand.Reader,
 		Logger: s.log, Audit: auditAdmin, OwnUID: uint32(os.Geteuid()), Doctor: &diagnosis{s},
 	})
@@ -329,7 +331,7 @@ func (s *server) stats() *adminv1.NodeStats {
 	as, tgs, p99 := s.rates.read()
 	return &adminv1.NodeStats{
 		AsPerSecond: as, TgsPerSecond: tgs, P99Us: p99.Microseconds(), StartedAt: s.store.Now().Add(-time.Since(s.begun)).UnixMilli(),
-		CertExpiresAt: s.creds.expires().UnixMilli(), Version: s.o.Version,
+		CertExpiresAt: s.creds.expires().UnixMilli(), Version: s.o.Version, BackupError: s.backup.problem(),
 	}
 }
 
@@ -376,6 +378,9 @@ func (s *server) serve(ctx context.Context) {
 	})
 	j := &join.Server{Backend: &doorkeeper{store: s.store, ring: s.ring, now: s.store.Now}, Logger: s.log}
 	s.goDo("join service", func() error { return j.Serve(ctx, s.store.Mux().Listener(peer.ALPNJoin)) })
+	if s.backup.schedule != nil {
+		s.goDo("backups", func() error { s.backup.schedule.Run(ctx); return nil })
+	}
 	s.goDo("survey", func() error { s.survey.run(ctx); return nil })
 	s.goDo("health", func() error { s.health.run(ctx); return nil })
 	s.goDo("leader's duties", func() error { s.api.Tend(ctx); return nil })

@@ -67,6 +67,7 @@ func (s *server) gauges() gauges {
 			}
 			return n.LastContact
 		},
+		backupAge:   s.backup.age,
 		principals:  func() uint64 { return s.store.DB().Counts().Principals },
 		certExpiry:  s.creds.expires,
 		clockOffset: func() time.Duration { off, _ := s.store.Clock(); return off },

@@ -42,3 +42,6 @@ func (s *Store) Epoch() time.Time {
 	}
 	return time.Time{}
 }
+
+// ClockSkewMax is the largest clock skew that any node of the cluster may allow, as this node knows it.
+func (s *Store) ClockSkewMax() time.Duration { return s.state.Skew() }

@@ -86,16 +86,22 @@ func SecretAAD(clusterID []byte, name string) AAD {
 }
 
 // Generate makes a ring with one fresh key, version 1.
-func Generate(rand io.Reader) (*Ring, error) {
+func Generate(rand io.Reader) (*Ring, error) { return GenerateVersion(rand, 1) }
+
+// GenerateVersion makes a ring with one fresh key of that version, which must not be 0.
+func GenerateVersion(rand io.Reader, version uint32) (*Ring, error) {
+	if version == 0 {
+		return nil, errors.New("making a master key: version 0")
+	}
 	r := &Ring{keys: map[uint32]*entry{}}
 	var raw [keySize]byte
 	if _, err := io.ReadFull(rand, raw[:]); err != nil {
 		return nil, fmt.Errorf("making a master key: %w", err)
 	}
-	if err := r.add(1, raw); err != nil {
+	if err := r.add(version, raw); err != nil {
 		return nil, err
 	}
-	r.current = 1
+	r.current = version
 	return r, nil
 }
 
