@@ -27,6 +27,7 @@ var forbidden = []struct {
 		"the store and the KDC meet at kdc/kdb"},
 	{[]string{"raftstore/realm", "raftstore/replay"}, []string{"raftstore/peer", "raftstore/forward", "raftstore/logstore"},
 		"state machines know commands and results; no raft, no network"},
+	{[]string{"node/backup"}, []string{"adminapi", "raftstore/peer", "raftstore/forward", "raftstore/logstore"}, "a backup is a state and a file: no Raft, no network"},
 	{[]string{"adminapi"}, []string{"node", "cmd"}, "imports run down"},
 	{[]string{"node"}, []string{"cmd"}, "imports run down"},
 	{[]string{"kdc/krb5"}, []string{"kdc/kdb", "kdc/transport", "kdc/preauth", "proto"},
