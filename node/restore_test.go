@@ -91,15 +91,6 @@ func (n *testNode) principal(name string) *adminv1.Principal {
 	return out
 }
 
-func (n *testNode) end() {
-	n.t.Helper()
-	n.cancel()
-	if err := <-n.done; err != nil {
-		n.t.Fatal(err)
-	}
-	n.done <- nil
-}
-
 // contentsOf is the state that a stopped node has on its disk.
 func contentsOf(t *testing.T, c *Config) (*realm.DB, *masterkey.Ring) {
 	t.Helper()
@@ -155,7 +146,7 @@ func TestBackupAndRestore(t *testing.T) {
 	if err != nil || report.Header.GetIndex() != sum.GetIndex() || report.Header.GetPrincipals() != sum.GetPrincipals() || report.Keys != sum.GetKeys() || report.Secrets != 5 {
 		t.Fatalf("%+v of %+v, %v", report, sum, err)
 	}
-	n.end()
+	n.stop()
 
 	c2 := testConfig(t)
 	r, err := Restore(t.Context(), RestoreOptions{
@@ -196,9 +187,9 @@ func TestBackupAndRestore(t *testing.T) {
 	if _, err := backup.Verify(bytes.NewReader(b2), kitOf(t, made.Recovery)); err != nil || sum2.GetIndex() <= sum.GetIndex() {
 		t.Error(sum2, err)
 	}
-	m.end()
-	n2.end()
-	n3.end()
+	m.stop()
+	n2.stop()
+	n3.stop()
 
 	was, wasRing := contentsOf(t, c)
 	is, isRing := contentsOf(t, c2)
@@ -281,7 +272,7 @@ func TestRestoreRefuses(t *testing.T) {
 	} else if _, ok := errors.AsType[*LockedError](err); !ok {
 		t.Errorf("a running node's directory: %v", err)
 	}
-	n.end()
+	n.stop()
 	if err := try(c, b, kit); !errors.Is(err, ErrExists) {
 		t.Errorf("a directory that holds a node: %v", err)
 	}
@@ -327,7 +318,7 @@ func TestRestoreWithANewKit(t *testing.T) {
 	if err != nil || len(sum.GetRecipients()) != 1 {
 		t.Fatal(sum, err)
 	}
-	n.end()
+	n.stop()
 	c2 := testConfig(t)
 	r, err := Restore(t.Context(), RestoreOptions{
 		Backup: bytes.NewReader(b), Identities: []age.Identity{own}, Name: "new1", Config: c2, Version: "test", NewKit: true, NoEpoch: true, Logger: testLogger(t),

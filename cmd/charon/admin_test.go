@@ -128,7 +128,7 @@ func TestStatusLayout(t *testing.T) {
 	n.want(exitOK, []string{
 		"Realm EXAMPLE.COM   1/1 nodes   quorum ok (tolerates 0)   version 1.0.0   feature level 2\n",
 		"NODE  ROLE    HEALTH  LAG  AS/s  TGS/s  P99     UP  CLOCK  CERT\nn1    leader  ok      -    212   0      4.9 ms  -   +0 ms  -\n",
-		"Principals 0   locked 0   expiring in 30 d 0   RC4 allowed 0\n",
+		"Principals 0   locked 0   expiring in 30 d 0   RC4 allowed 0   no backup is known\n",
 	}, "status")
 }
 

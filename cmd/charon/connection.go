@@ -150,7 +150,7 @@ func (c *connection) Invoke(ctx context.Context, method string, req, resp any, o
 			return err
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", c.addrs[c.at], err))
-		c.at = (c.at + 1) % len(c.conns)
+		c.next()
 	}
 	return &unreachableError{c.addrs, errors.Join(errs...)}
 }
@@ -172,16 +172,21 @@ func (c *connection) tellLocal(cmd *cobra.Command) {
 	}
 }
 
-// NewStream is of the interface of generated clients; the admin API has no streams.
-func (c *connection) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
-	return nil, errors.ErrUnsupported
+// NewStream opens a stream at the address that worked last. Whether anybody answers there is known with the first message: a caller that finds
+// that nothing was sent calls next and tries again.
+func (c *connection) NewStream(ctx context.Context, d *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return c.conns[c.at].NewStream(ctx, d, method, opts...)
 }
+
+// next has the following calls begin with the next address.
+func (c *connection) next() { c.at = (c.at + 1) % len(c.conns) }
 
 func (c *connection) principals() adminv1.PrincipalsClient { return adminv1.NewPrincipalsClient(c) }
 func (c *connection) keytabs() adminv1.KeytabsClient       { return adminv1.NewKeytabsClient(c) }
 func (c *connection) policies() adminv1.PoliciesClient     { return adminv1.NewPoliciesClient(c) }
 func (c *connection) roles() adminv1.RolesClient           { return adminv1.NewRolesClient(c) }
 func (c *connection) rotation() adminv1.RotationClient     { return adminv1.NewRotationClient(c) }
+func (c *connection) backups() adminv1.BackupsClient       { return adminv1.NewBackupsClient(c) }
 func (c *connection) cluster() adminv1.ClusterClient       { return adminv1.NewClusterClient(c) }
 
 // unreachableError says that no address took the call.

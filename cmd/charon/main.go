@@ -85,6 +85,7 @@ func root() *cobra.Command {
 		newRoleCommand(),
 		newNodeCommand(),
 		newTokenCommand(),
+		newBackupCommand(),
 		newClientConfigCommand(),
 		newDNSRecordsCommand(),
 		newKadminCommand(),

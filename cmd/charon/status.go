@@ -63,9 +63,31 @@ func printStatus(w io.Writer, st *adminv1.GetStatusResponse, now time.Time) erro
 		return err
 	}
 	if st.GetCounted() {
-		fmt.Fprintf(w, "Principals %d   locked %d   expiring in 30 d %d   RC4 allowed %d\n", st.GetPrincipals(), st.GetLocked(), st.GetExpiring_30D(), st.GetRc4Allowed())
+		fmt.Fprintf(w, "Principals %d   locked %d   expiring in 30 d %d   RC4 allowed %d   ", st.GetPrincipals(), st.GetLocked(), st.GetExpiring_30D(), st.GetRc4Allowed())
+	}
+	fmt.Fprintln(w, lastBackup(st.GetLastBackup(), now))
+	for _, n := range st.GetNodes() {
+		if why := n.GetStats().GetBackupError(); why != "" {
+			fmt.Fprintf(w, "BACKUP FAILS on %s: %s\n", n.GetNode().GetName(), why)
+		}
 	}
 	return nil
+}
+
+// lastBackup is when the newest backup was written, and whether what is on the disk was read again since.
+func lastBackup(b *adminv1.LastBackup, now time.Time) string {
+	if b == nil {
+		return "no backup is known"
+	}
+	ago := func(ms int64) string { return age(now.Sub(time.UnixMilli(ms))) + " ago" }
+	text := "last backup " + ago(b.GetAt())
+	switch {
+	case b.GetVerified() && b.GetCheckedAt() > b.GetAt():
+		text += " (verified " + ago(b.GetCheckedAt()) + ": nothing new since)"
+	case b.GetVerified():
+		text += " (verified)"
+	}
+	return text
 }
 
 func statusRow(n *adminv1.NodeStatus, now time.Time) []string {

@@ -147,6 +147,18 @@ func ParseRecipients(texts []string) ([]age.Recipient, error) {
 	return out, nil
 }
 
+// Identity is a private key that may open a backup.
+type Identity = age.Identity
+
+// ParseIdentities reads an age identity file: AGE-SECRET-KEY-... lines, and comments.
+func ParseIdentities(text string) ([]Identity, error) {
+	ids, err := age.ParseIdentities(strings.NewReader(text))
+	if err != nil {
+		return nil, errors.New("not an age identity file") // age's words could repeat the text
+	}
+	return ids, nil
+}
+
 // publicKeys are those of identities, as far as they tell.
 func publicKeys(ids []age.Identity) []string {
 	var out []string
