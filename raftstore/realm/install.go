@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/charon-kdc/charon/raftstore/setsum"
 )
 
 const (
@@ -129,6 +131,7 @@ func (o *Options) load(b *bbolt.DB, r io.Reader) (*state, error) {
 type loaded struct {
 	records, size uint64
 	counts        [bucketCount]uint64
+	sum           setsum.Sum
 	bucket        bucketID
 	key           []byte // the last one
 }
@@ -170,6 +173,7 @@ func (l *loaded) take(id bucketID, k, v []byte) ([]byte, error) {
 	l.records++
 	l.counts[id]++
 	l.size += recordSize(k, v)
+	l.sum.Put(byte(id), k, v)
 	return payload, nil
 }
 
@@ -177,6 +181,9 @@ func (l *loaded) take(id bucketID, k, v []byte) ([]byte, error) {
 func (l *loaded) finish(in *stream, want *state, records uint64) error {
 	if l.records != records || l.size != want.size {
 		return fmt.Errorf("%w: %d records of %d bytes in the stream, its header says %d of %d", ErrCorrupt, l.records, l.size, records, want.size)
+	}
+	if l.sum != want.sum {
+		return fmt.Errorf("%w: the records' sum is %v, the stream's header says %v", ErrCorrupt, l.sum, want.sum)
 	}
 	return in.end(records, want.size)
 }
@@ -239,7 +246,7 @@ func (s *stream) header() (*state, uint64, error) {
 	for i, v := range []*uint64{&st.index, &st.term, &st.configIndex, &now, &st.revision, &records, &st.size} {
 		*v = le.Uint64(rest[4+8*i:])
 	}
-	st.now = int64(now)
+	st.now, st.sum = int64(now), setsum.Decode(rest[4+8*7:])
 	return st, records, checkLevel(st.featureLevel, FeatureLevelMin, FeatureLevelMax)
 }
 

@@ -6,12 +6,14 @@ import (
 	"hash/crc32"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/charon-kdc/charon/raftstore/setsum"
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // formatVersion is that of the file and of the snapshot stream.
-const formatVersion = 1
+const formatVersion = 2
 
 var (
 	metaBucket = []byte("meta")
@@ -28,6 +30,7 @@ type state struct {
 	featureLevel uint32
 	size         uint64              // bytes of all records in a snapshot's payload
 	counts       [bucketCount]uint64 // records by bucket
+	sum          setsum.Sum          // of all records
 	installed    uint64              // not part of a snapshot: files differ in it
 }
 
@@ -45,7 +48,7 @@ func (s *state) records() (n uint64) {
 	return n
 }
 
-const stateFixed = 4 + 8*7 + 4 + 8*int(bucketCount)
+const stateFixed = 4 + 8*7 + 4 + 8*int(bucketCount) + setsum.Size
 
 func (s *state) encode() []byte {
 	b := make([]byte, 0, stateFixed+len(s.config)+4)
@@ -58,21 +61,25 @@ func (s *state) encode() []byte {
 	for _, c := range s.counts {
 		b = le.AppendUint64(b, c)
 	}
+	b = s.sum.Append(b)
 	b = append(b, s.config...)
 	return le.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
 func decodeState(b []byte) (*state, error) {
 	le := binary.LittleEndian
-	if len(b) >= 4 && le.Uint32(b) > formatVersion {
-		return nil, fmt.Errorf("%w: format %d, this release reads up to %d", ErrTooNew, le.Uint32(b), formatVersion)
-	}
-	if len(b) < stateFixed+4 {
+	if len(b) < 8 {
 		return nil, fmt.Errorf("%w: applied state of %d bytes", ErrCorrupt, len(b))
 	}
 	body, sum := b[:len(b)-4], le.Uint32(b[len(b)-4:])
-	if crc32.Checksum(body, castagnoli) != sum || le.Uint32(body) != formatVersion {
-		return nil, fmt.Errorf("%w: applied state", ErrCorrupt)
+	if crc32.Checksum(body, castagnoli) != sum {
+		return nil, fmt.Errorf("%w: applied state: checksum", ErrCorrupt)
+	}
+	if f := le.Uint32(body); f != formatVersion {
+		return nil, fmt.Errorf("%w: format %d, this release reads %d", ErrTooNew, f, formatVersion)
+	}
+	if len(body) < stateFixed {
+		return nil, fmt.Errorf("%w: applied state of %d bytes", ErrCorrupt, len(b))
 	}
 	s, p := newState(), body[4:]
 	for _, v := range []*uint64{&s.index, &s.term, &s.configIndex, nil, &s.revision, &s.size, &s.installed} {
@@ -87,6 +94,7 @@ func decodeState(b []byte) (*state, error) {
 	for i := range s.counts {
 		s.counts[i], p = le.Uint64(p), p[8:]
 	}
+	s.sum, p = setsum.Decode(p), p[setsum.Size:]
 	if len(p) > 0 {
 		s.config = append([]byte(nil), p...)
 	}

@@ -147,11 +147,13 @@ func (o *overlay) flush() error {
 func (o *overlay) flushOne(bucket *bbolt.Bucket, id bucketID, key, payload []byte) error {
 	if old := bucket.Get(key); old != nil {
 		o.st.size -= recordSize(key, old)
+		o.st.sum.Delete(byte(id), key, old)
 	}
 	if payload == nil {
 		return bucket.Delete(key)
 	}
 	v := sealRecord(id, key, payload)
 	o.st.size += recordSize(key, v)
+	o.st.sum.Put(byte(id), key, v)
 	return bucket.Put(key, v)
 }

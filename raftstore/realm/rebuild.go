@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/charon-kdc/charon/raftstore/setsum"
 )
 
 // Rebuild makes the state file path, which must not be there, from a snapshot stream, as the first state of another cluster: config becomes
@@ -61,7 +63,7 @@ func rebuild(b *bbolt.DB, r io.Reader, config []byte, edit func(Record) (bool, e
 		return nil, err
 	}
 	st.config, st.configIndex = config, st.index
-	st.counts, st.size, st.installed = out.counts, out.size, st.index
+	st.counts, st.size, st.sum, st.installed = out.counts, out.size, out.sum, st.index
 	return st, b.Update(st.write)
 }
 
@@ -70,6 +72,7 @@ type editor struct {
 	edit   func(Record) (bool, error)
 	counts [bucketCount]uint64
 	size   uint64
+	sum    setsum.Sum
 }
 
 // some stores records until a transaction is large enough or the payload ends.
@@ -101,6 +104,7 @@ func (e *editor) some(tx *bbolt.Tx, in *stream, read *loaded) (done bool, err er
 		}
 		e.counts[id]++
 		e.size += recordSize(k, v)
+		e.sum.Put(byte(id), k, v)
 		size += len(k) + len(v)
 	}
 	return false, nil

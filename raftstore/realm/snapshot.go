@@ -8,13 +8,15 @@ import (
 	"io"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/charon-kdc/charon/raftstore/setsum"
 )
 
 // The snapshot stream, little endian:
 //
 //	header   "charonRS", u32 format, u32 length of the rest of the header without its CRC, then
 //	         u32 feature level, u64 index, u64 term, u64 configuration index, i64 now, u64 revision,
-//	         u64 records, u64 payload bytes, configuration; u32 CRC-32C of all header bytes before it
+//	         u64 records, u64 payload bytes, 32 bytes sum of the records (setsum), configuration; u32 CRC-32C of all header bytes before it
 //	blocks   u32 length (blockMax, the last one less), bytes of the payload, u32 CRC-32C of length and bytes
 //	end      u32 0, u64 records, u64 payload bytes, u32 CRC-32C of every byte of the stream before it
 //
@@ -25,7 +27,7 @@ const (
 	blockMax      = 1 << 20
 	recordHeader  = 1 + 2 + 4
 	headerStart   = 8 + 4 + 4
-	headerFixed   = 4 + 8*7
+	headerFixed   = 4 + 8*7 + setsum.Size
 	endSize       = 4 + 8 + 8 + 4
 	configMax     = 1 << 20
 )
@@ -55,6 +57,7 @@ func (s *state) snapshotHeader() []byte {
 	for _, v := range []uint64{s.index, s.term, s.configIndex, uint64(s.now), s.revision, s.records(), s.size} {
 		b = le.AppendUint64(b, v)
 	}
+	b = s.sum.Append(b)
 	b = append(b, s.config...)
 	return le.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
@@ -75,6 +78,7 @@ type Snapshot struct {
 	out     []byte // bytes to give to Read, valid until it is empty
 	sum     uint32
 	sent    uint64 // payload bytes
+	read    setsum.Sum
 	records uint64
 	ended   bool
 }
@@ -190,6 +194,7 @@ func (s *Snapshot) nextRecord() (bool, error) {
 		s.payload = binary.LittleEndian.AppendUint16(s.payload, uint16(len(k)))
 		s.payload = binary.LittleEndian.AppendUint32(s.payload, uint32(len(v)))
 		s.payload = append(append(s.payload, k...), v...)
+		s.read.Put(byte(s.bucket), k, v)
 		s.records++
 		return true, nil
 	}
@@ -205,10 +210,13 @@ func (s *Snapshot) step() (k, v []byte) {
 	return s.cursor.Next()
 }
 
-// end checks the counters that the size was told from.
+// end checks the counters that the size was told from, and that no record was lost or came back.
 func (s *Snapshot) end() error {
 	if s.sent != s.st.size || s.records != s.st.records() {
 		return fmt.Errorf("%w: %d records of %d bytes, counted were %d of %d", ErrCorrupt, s.records, s.sent, s.st.records(), s.st.size)
+	}
+	if s.read != s.st.sum {
+		return fmt.Errorf("%w: the records' sum is %v, noted was %v", ErrCorrupt, s.read, s.st.sum)
 	}
 	le := binary.LittleEndian
 	b := le.AppendUint32(make([]byte, 0, endSize), 0)

@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore/setsum"
 )
 
 func snapshotBytes(t testing.TB, db *DB) []byte {
@@ -183,10 +184,24 @@ func rawRecord(id bucketID, key string, payload []byte) []byte {
 	return append(append(b, key...), v...)
 }
 
+// rawSum is the sum of the whole records that a payload has.
+func rawSum(payload []byte) (sum setsum.Sum) {
+	for len(payload) >= recordHeader {
+		k := recordHeader + int(binary.LittleEndian.Uint16(payload[1:]))
+		v := k + int(binary.LittleEndian.Uint32(payload[3:]))
+		if v > len(payload) {
+			return sum
+		}
+		sum.Put(payload[0], payload[recordHeader:k], payload[k:v])
+		payload = payload[v:]
+	}
+	return sum
+}
+
 // rawStream is a stream whose checksums are right, of st's header and that payload.
 func rawStream(st *state, records uint64, payload []byte) []byte {
 	le := binary.LittleEndian
-	st.counts, st.size = [bucketCount]uint64{records}, uint64(len(payload))
+	st.counts, st.size, st.sum = [bucketCount]uint64{records}, uint64(len(payload)), rawSum(payload)
 	b := st.snapshotHeader()
 	for rest := payload; len(rest) > 0; {
 		n := min(len(rest), blockMax)
@@ -392,7 +407,12 @@ func TestStateOfANewerReleaseIsRefused(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	newer("format", func(s *state) []byte { b := s.encode(); b[0]++; return b }, ErrTooNew)
+	newer("format", func(s *state) []byte {
+		b := s.encode()
+		b[0]++
+		return binary.LittleEndian.AppendUint32(b[:len(b)-4], crc32.Checksum(b[:len(b)-4], castagnoli))
+	}, ErrTooNew)
+	newer("format, rotten", func(s *state) []byte { b := s.encode(); b[0]++; return b }, ErrCorrupt)
 	newer("feature level", func(s *state) []byte { s.featureLevel = FeatureLevelMax + 1; return s.encode() }, ErrTooNew)
 	newer("checksum", func(s *state) []byte { b := s.encode(); b[9]++; return b }, ErrCorrupt)
 	newer("cut", func(s *state) []byte { return s.encode()[:20] }, ErrCorrupt)
