@@ -46,8 +46,7 @@ var onlyHere = []struct {
 	why   string
 }{
 	{"github.com/hashicorp/raft", []string{"raftstore"}, "raftstore is the one that speaks Raft"},
-	{"github.com/hashicorp/raft-boltdb", []string{"raftstore/logstore"}, "logs are reached through the guards of logstore"},
-	{"go.etcd.io/bbolt", []string{"raftstore/realm", "raftstore/logstore"}, "files of the store have one owner each"},
+	{"go.etcd.io/bbolt", []string{"raftstore/realm", "raftstore/logstore", "raftstore/pages"}, "files of the store have one owner each"},
 	{"github.com/jcmturner/gofork", []string{"kdc/krb5"}, "the reference codec; dormant, so it stays in one place"},
 	{"github.com/spf13/cobra", []string{"cmd"}, "flags and help are the command line's"},
 	{"github.com/prometheus", []string{"node"}, "others measure, node shows"},

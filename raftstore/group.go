@@ -86,13 +86,21 @@ func (g *group) openLog(slow func()) error {
 		opts.Observe = func(d time.Duration, entries, bytes int) { f(g.name, d, entries, bytes) }
 	}
 	var err error
-	g.log, err = logstore.Open(filepath.Join(g.dir, logFile), opts)
-	return err
+	path := filepath.Join(g.dir, logFile)
+	g.log, err = logstore.Open(path, opts)
+	return damage(path, err)
 }
 
-// checkLog refuses a log that is older than the state: someone has taken it away. applied and term are those of
-// the state or of the last snapshot; installed is the index of the last snapshot that came from a leader.
-func (g *group) checkLog(applied, term, installed uint64) error {
+// checkLog refuses a log that is older than the state, since someone has taken it away, and a state, at path, that is older than the log
+// reaches back. applied and term are those of the state or of the last snapshot; installed is the index of the last snapshot that came from a leader.
+func (g *group) checkLog(path string, applied, term, installed uint64) error {
+	first, err := g.log.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if first > applied+1 {
+		return stateDamage(path, fmt.Errorf("it ends at index %d, or is gone, and the log begins at %d", applied, first))
+	}
 	if applied == 0 {
 		return nil
 	}

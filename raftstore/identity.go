@@ -62,7 +62,7 @@ func prepareGroup(dir string) (peer.NodeID, error) {
 	if _, err := rand.Read(id[:]); err != nil {
 		return id, err
 	}
-	if err := writeFile(filepath.Join(fresh, idFile), []byte(id.String()+"\n")); err != nil {
+	if err := writeFile(filepath.Join(fresh, idFile), sealText([]byte(id.String()+"\n"))); err != nil {
 		return id, fmt.Errorf("making an identity: %w", err)
 	}
 	log, err := logstore.Open(filepath.Join(fresh, logFile), logstore.Options{})
@@ -80,7 +80,7 @@ func prepareGroup(dir string) (peer.NodeID, error) {
 
 // readGroupID refuses an id without its log and a log without its id: the two live and die together.
 func readGroupID(dir string) (peer.NodeID, error) {
-	text, idErr := os.ReadFile(filepath.Join(dir, idFile))
+	text, idErr := readSealed(filepath.Join(dir, idFile))
 	_, logErr := os.Stat(filepath.Join(dir, logFile))
 	switch {
 	case errors.Is(idErr, os.ErrNotExist) && errors.Is(logErr, os.ErrNotExist):
@@ -116,11 +116,11 @@ func SaveJoinPeers(dir string, peers []JoinPeer) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, realmGroup, joinFile), b)
+	return writeFile(filepath.Join(dir, realmGroup, joinFile), sealText(append(b, '\n')))
 }
 
 func loadJoinPeers(dir string) (map[peer.NodeID]string, error) {
-	b, err := os.ReadFile(filepath.Join(dir, realmGroup, joinFile))
+	b, err := readSealed(filepath.Join(dir, realmGroup, joinFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

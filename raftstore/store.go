@@ -172,10 +172,10 @@ func (s *Store) openRealm() error {
 		MmapSize: s.cfg.MapSize, FeatureLevelMax: s.cfg.FeatureLevelMax, Commit: s.cfg.Disk.Commit, Sync: s.cfg.Disk.Sync,
 	})
 	if err != nil {
-		return err
+		return damage(filepath.Join(g.dir, stateFile), err)
 	}
 	index, term := s.db.Applied()
-	if err := g.checkLog(index, term, s.db.Installed()); err != nil {
+	if err := g.checkLog(s.db.Path(), index, term, s.db.Installed()); err != nil {
 		return err
 	}
 	s.applied = newWatermark(index)
@@ -197,9 +197,12 @@ func (s *Store) openReplay() error {
 	if err := g.openLog(g.handOverSlow); err != nil {
 		return err
 	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(g.dir, 1, newHCLogger(s.cfg.Logger, g.name, &s.stopping))
+	snaps, err := newFramedSnapshots(g.dir, 1, newHCLogger(s.cfg.Logger, g.name, &s.stopping))
 	if err != nil {
 		return err
+	}
+	if err := snaps.verify(); err != nil {
+		return damage(snaps.dir, err)
 	}
 	received := &receivedSnapshots{snaps, g.log, g.dir, s.cfg.Disk, g.install.begin}
 	g.snaps = received
@@ -207,14 +210,15 @@ func (s *Store) openReplay() error {
 	if err != nil {
 		return err
 	}
+	var index, term, sent uint64
 	if len(list) > 0 {
-		sent, err := readCount(filepath.Join(g.dir, installFile))
-		if err != nil {
+		index, term = list[0].Index, list[0].Term
+		if sent, err = readCount(filepath.Join(g.dir, installFile)); err != nil {
 			return fmt.Errorf("reading which snapshot was sent: %w", err)
 		}
-		if err := g.checkLog(list[0].Index, list[0].Term, sent); err != nil {
-			return err
-		}
+	}
+	if err := g.checkLog(snaps.dir, index, term, sent); err != nil {
+		return err
 	}
 	s.state = replay.New()
 	s.counted = newWatermark(0)

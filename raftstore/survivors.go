@@ -142,8 +142,12 @@ func openDisk(dir string) (d *disk, err error) {
 	if d.replay, err = logstore.Open(filepath.Join(dir, replayGroup, logFile), logstore.Options{}); err != nil {
 		return d, err
 	}
-	d.snaps, err = raft.NewFileSnapshotStoreWithLogger(filepath.Join(dir, replayGroup), 1, newHCLogger(slog.New(slog.DiscardHandler), replayGroup, new(atomic.Bool)))
-	return d, err
+	snaps, err := newFramedSnapshots(filepath.Join(dir, replayGroup), 1, newHCLogger(slog.New(slog.DiscardHandler), replayGroup, new(atomic.Bool)))
+	if err != nil {
+		return d, err
+	}
+	d.snaps = snaps
+	return d, snaps.verify()
 }
 
 func (d *disk) close() error {

@@ -1,12 +1,14 @@
 package logstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -59,7 +61,9 @@ type summary struct {
 type file struct {
 	bolt *bbolt.DB
 	path string
-	sum  atomic.Pointer[summary]
+
+	write sync.Mutex // from reading the summary to publishing the next
+	sum   atomic.Pointer[summary]
 }
 
 // openFile opens a log, or makes an empty one. One that was there is read whole first. noSync: a write need not be on disk when it returns.
@@ -215,6 +219,8 @@ func decodeSummary(b []byte) (*summary, error) {
 
 // update runs one transaction that changes the summary with what it covers.
 func (f *file) update(change func(tx *bbolt.Tx, s *summary) error) error {
+	f.write.Lock() // raft truncates beside its appends
+	defer f.write.Unlock()
 	next := *f.sum.Load()
 	err := pages.Guard(func() error {
 		return f.bolt.Update(func(tx *bbolt.Tx) error {
@@ -275,7 +281,16 @@ func (f *file) GetLog(index uint64, l *raft.Log) error {
 		if v != nil {
 			return decodeEntry(key, v, l)
 		}
-		if s := f.sum.Load(); s.n == s.last-s.first+1 && index >= s.first && index <= s.last {
+		// The transaction's own summary: the newest one may be of a truncation since.
+		v, err := openValue(summaryKey, tx.Bucket(confBucket).Get(summaryKey))
+		if err != nil {
+			return err
+		}
+		s, err := decodeSummary(v)
+		if err != nil {
+			return err
+		}
+		if s.n == s.last-s.first+1 && index >= s.first && index <= s.last {
 			return fmt.Errorf("%w: entry %d is gone", ErrDamaged, index)
 		}
 		return raft.ErrLogNotFound
@@ -291,22 +306,40 @@ func (f *file) view(read func(tx *bbolt.Tx) error) error {
 	return err
 }
 
+// DeleteRange looks at all it needs before it deletes: bbolt's cursors skip records after a deletion of theirs, and Last never returns when
+// every page of a bucket has become empty within the transaction.
 func (f *file) DeleteRange(min, max uint64) error {
 	return f.update(func(tx *bbolt.Tx, s *summary) error {
-		c := tx.Bucket(logsBucket).Cursor()
-		for k, v := c.Seek(indexKey(min)); k != nil && len(k) == 8 && binary.BigEndian.Uint64(k) <= max; k, v = c.Seek(indexKey(min)) {
+		b := tx.Bucket(logsBucket)
+		var gone [][]byte
+		c := b.Cursor()
+		k, v := c.Seek(indexKey(min))
+		for ; k != nil && len(k) == 8 && binary.BigEndian.Uint64(k) <= max; k, v = c.Next() {
 			s.logs.Delete(kindLog, k, v)
 			s.n--
-			if err := c.Delete(); err != nil {
+			gone = append(gone, bytes.Clone(k))
+		}
+		if len(gone) == 0 {
+			return nil
+		}
+		before, after := s.first < binary.BigEndian.Uint64(gone[0]), len(k) == 8
+		switch {
+		case !before && !after:
+			s.first, s.last = 0, 0
+		case !before:
+			s.first = binary.BigEndian.Uint64(k)
+		case !after:
+			c.Seek(gone[0])
+			k, _ = c.Prev()
+			if len(k) != 8 {
+				return fmt.Errorf("%w: no entry before %d", ErrDamaged, min)
+			}
+			s.last = binary.BigEndian.Uint64(k)
+		}
+		for _, k := range gone {
+			if err := b.Delete(k); err != nil {
 				return err
 			}
-		}
-		s.first, s.last = 0, 0
-		if k, _ := c.First(); k != nil {
-			s.first = binary.BigEndian.Uint64(k)
-		}
-		if k, _ := c.Last(); k != nil {
-			s.last = binary.BigEndian.Uint64(k)
 		}
 		return nil
 	})

@@ -1,6 +1,6 @@
-// Package logstore is the durable log and vote of one Raft group: raft-boltdb behind the guards of raftstore/DESIGN.md, "What the library is not trusted with".
+// Package logstore is the durable log and vote of one Raft group, a bbolt file behind the guards of raftstore/DESIGN.md, "What the library is not trusted with".
 //
-// It owns the log file, the atomicity of votes, and the decision that a disk which fails or stalls ends the process. It
+// It owns the log file and its checksums, the atomicity of votes, and the decision that a disk which fails or stalls ends the process. It
 // must not know which group it serves or what entries mean.
 package logstore
 
@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	"go.etcd.io/bbolt"
 
 	"github.com/charon-kdc/charon/internal/mutant"
 )
@@ -53,11 +51,11 @@ type Options struct {
 	Observe func(d time.Duration, entries, bytes int)
 	// Now is for the loop watchdog. nil: time.Now.
 	Now func() time.Time
-	// Open opens what is below the guards, at a path; noSync: a write need not be on disk when it returns. nil: a file of raft-boltdb.
+	// Open opens what is below the guards, at a path; noSync: a write need not be on disk when it returns. nil: a bbolt file with checksums.
 	Open func(path string, noSync bool) (Backend, error)
 }
 
-// Backend is what Store needs of raft-boltdb; tests put faults behind it.
+// Backend is what Store puts its guards before; tests put faults behind it.
 type Backend interface {
 	raft.LogStore
 	raft.StableStore
@@ -80,27 +78,13 @@ type Store struct {
 func Open(path string, opts Options) (*Store, error) {
 	open := opts.Open
 	if open == nil {
-		open = opts.openBolt
+		open = func(path string, noSync bool) (Backend, error) { return openFile(path, opts.MapSize, noSync) }
 	}
 	b, err := open(path, mutant.On(mutant.SkipLogFsync))
 	if err != nil {
 		return nil, fmt.Errorf("opening raft log %s: %w", path, err)
 	}
 	return newStore(b, path, opts), nil
-}
-
-func (o Options) openBolt(path string, noSync bool) (Backend, error) {
-	return raftboltdb.New(raftboltdb.Options{
-		Path: path,
-		BoltOptions: &bbolt.Options{
-			Timeout:         time.Second,
-			NoFreelistSync:  true,
-			FreelistType:    bbolt.FreelistMapType,
-			InitialMmapSize: o.MapSize,
-		},
-		NoSync:                  noSync,
-		MsgpackUseNewTimeFormat: true,
-	})
 }
 
 func newStore(b Backend, path string, opts Options) *Store {
@@ -119,7 +103,7 @@ func newStore(b Backend, path string, opts Options) *Store {
 // Close after raft has shut down.
 func (s *Store) Close() error { return s.bolt.Close() }
 
-// IsMonotonic makes the library drop the whole log after it installed a snapshot. With raft-boltdb's own answer a follower
+// IsMonotonic makes the library drop the whole log after it installed a snapshot. With the library's default a follower
 // whose uncommitted entries conflict with the snapshot would receive it for ever (raft issue 697).
 func (s *Store) IsMonotonic() bool { return true }
 
@@ -129,8 +113,14 @@ func (s *Store) FirstIndex() (uint64, error) { return s.bolt.FirstIndex() }
 // LastIndex of the log; 0 when empty.
 func (s *Store) LastIndex() (uint64, error) { return s.bolt.LastIndex() }
 
-// GetLog reads one entry; raft.ErrLogNotFound when there is none.
-func (s *Store) GetLog(index uint64, log *raft.Log) error { return s.bolt.GetLog(index, log) }
+// GetLog reads one entry; raft.ErrLogNotFound when there is none. A damaged one is fatal: it is neither applied nor sent to anybody.
+func (s *Store) GetLog(index uint64, log *raft.Log) error {
+	err := s.bolt.GetLog(index, log)
+	if errors.Is(err, ErrDamaged) {
+		return s.fatal("reading", err)
+	}
+	return err
+}
 
 // StoreLog appends one entry.
 func (s *Store) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log{log}) }

@@ -249,6 +249,9 @@ func (db *DB) publish(changes []Change) {
 	}
 }
 
+// Path of the state file.
+func (db *DB) Path() string { return db.path }
+
 // Applied is the raft index and term of the last entry in the state; zero before the first.
 func (db *DB) Applied() (index, term uint64) {
 	st := db.applied.Load()
