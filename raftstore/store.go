@@ -170,6 +170,7 @@ func (s *Store) openRealm() error {
 	var err error
 	s.db, err = realm.Open(filepath.Join(g.dir, stateFile), realm.Options{
 		MmapSize: s.cfg.MapSize, FeatureLevelMax: s.cfg.FeatureLevelMax, Commit: s.cfg.Disk.Commit, Sync: s.cfg.Disk.Sync,
+		Damaged: func(err error) { s.fatal(stateDamage(filepath.Join(g.dir, stateFile), err)) },
 	})
 	if err != nil {
 		return damage(filepath.Join(g.dir, stateFile), err)

@@ -7,6 +7,8 @@ import (
 	"go.etcd.io/bbolt"
 
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore/pages"
+	"github.com/charon-kdc/charon/raftstore/setsum"
 )
 
 // Entry is one log entry, of a command or of a raft configuration.
@@ -36,7 +38,8 @@ func (db *DB) ApplyBatch(entries []Entry) ([]*statev1.Result, []Change, error) {
 	st := db.applied.Load().clone()
 	results := make([]*statev1.Result, len(entries))
 	var changes []Change
-	err = db.opts.update(f.bolt, false, func(tx *bbolt.Tx) error {
+	points := make([]setsum.Point, 0, len(entries))
+	change := func(tx *bbolt.Tx) error {
 		for i, e := range entries {
 			r, cs, err := db.apply(tx, st, e)
 			if err != nil {
@@ -44,13 +47,18 @@ func (db *DB) ApplyBatch(entries []Entry) ([]*statev1.Result, []Change, error) {
 			}
 			results[i] = r
 			changes = append(changes, cs...)
+			if e.Index == st.index {
+				points = append(points, st.hash())
+			}
 		}
 		return st.write(tx)
-	})
+	}
+	err = pages.Guard(func() error { return db.opts.update(f.bolt, false, change) })
 	if err != nil {
 		return nil, nil, err
 	}
 	db.applied.Store(st)
+	db.hashes.Add(points...)
 	db.publish(changes)
 	return results, changes, nil
 }

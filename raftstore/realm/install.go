@@ -59,6 +59,7 @@ func (db *DB) InstallSnapshot(r io.Reader) (SnapshotInfo, error) {
 	}
 	old := db.swap(&file{bolt: b})
 	db.applied.Store(st)
+	db.hashes.Reset(st.hash())
 	db.closing.Go(func() {
 		old.readers.Wait()
 		_ = old.bolt.Close() // nothing was written through it any more, and the name is another file's

@@ -27,7 +27,7 @@ func (db *DB) ListPrincipals(realm, after string, limit int) (page []*statev1.Pr
 	}
 	l := listing{realm: []byte(realm + "\x00"), limit: limit, after: after}
 	for !l.done {
-		if err := db.View(l.scan); err != nil {
+		if err := db.View(func(t *Tx) error { return db.guarded(func() error { return l.scan(t) }) }); err != nil {
 			return nil, "", err
 		}
 	}

@@ -10,7 +10,10 @@ import (
 )
 
 // Tx is one consistent view of the state, valid inside View. What it returns is the caller's.
-type Tx struct{ tx *bbolt.Tx }
+type Tx struct {
+	tx *bbolt.Tx
+	db *DB
+}
 
 // View calls f with the state as of one applied index. f must be short: while it runs the file can't reuse pages.
 func (db *DB) View(f func(*Tx) error) error {
@@ -19,7 +22,7 @@ func (db *DB) View(f func(*Tx) error) error {
 		return err
 	}
 	defer file.release()
-	return file.bolt.View(func(tx *bbolt.Tx) error { return f(&Tx{tx}) })
+	return file.bolt.View(func(tx *bbolt.Tx) error { return f(&Tx{tx, db}) })
 }
 
 // Applied is the raft index and term up to which the view has the log.
@@ -33,12 +36,14 @@ func (t *Tx) Applied() (index, term uint64, err error) {
 
 // load decodes a record into m. ErrNotFound when there is none.
 func (t *Tx) load(id bucketID, key string, m proto.Message) error {
-	k := []byte(key)
-	v := t.tx.Bucket(bucketNames[id]).Get(k)
-	if v == nil {
-		return ErrNotFound
-	}
-	return decodeRecord(id, k, v, m)
+	return t.db.guarded(func() error {
+		k := []byte(key)
+		v := t.tx.Bucket(bucketNames[id]).Get(k)
+		if v == nil {
+			return ErrNotFound
+		}
+		return decodeRecord(id, k, v, m)
+	})
 }
 
 func get[M any, P interface {
@@ -58,10 +63,12 @@ func all[M any, P interface {
 	proto.Message
 }](t *Tx, id bucketID) ([]P, error) {
 	var out []P
-	err := t.tx.Bucket(bucketNames[id]).ForEach(func(k, v []byte) error {
-		m := P(new(M))
-		out = append(out, m)
-		return decodeRecord(id, k, v, m)
+	err := t.db.guarded(func() error {
+		return t.tx.Bucket(bucketNames[id]).ForEach(func(k, v []byte) error {
+			m := P(new(M))
+			out = append(out, m)
+			return decodeRecord(id, k, v, m)
+		})
 	})
 	return out, err
 }
@@ -73,16 +80,21 @@ func (t *Tx) Principal(realm string, name []string) (*statev1.Principal, error) 
 	if err != ErrNotFound {
 		return p, err
 	}
-	k := []byte(key)
-	v := t.tx.Bucket(bucketNames[aliases]).Get(k)
-	if v == nil {
-		return nil, ErrNotFound
-	}
-	target, err := openRecord(aliases, k, v)
+	var target string
+	err = t.db.guarded(func() error {
+		k := []byte(key)
+		v := t.tx.Bucket(bucketNames[aliases]).Get(k)
+		if v == nil {
+			return ErrNotFound
+		}
+		b, err := openRecord(aliases, k, v)
+		target = string(b)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	p, err = get[statev1.Principal](t, principals, string(target))
+	p, err = get[statev1.Principal](t, principals, target)
 	if err == ErrNotFound {
 		err = fmt.Errorf("%w: alias %q of nobody", ErrCorrupt, key)
 	}

@@ -17,6 +17,8 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/charon-kdc/charon/internal/mutant"
+	"github.com/charon-kdc/charon/raftstore/pages"
+	"github.com/charon-kdc/charon/raftstore/setsum"
 )
 
 var (
@@ -45,6 +47,9 @@ type Options struct {
 	// Commit, when not nil, runs every transaction that writes, so that a test may cut the power within: path is the file, noSync tells
 	// that it need not be on disk when commit returns. bbolt itself then leaves out fsync.
 	Commit func(path string, noSync bool, commit func() error) error
+	// Damaged, when not nil, is called with every damage of the file that reading it shows after Open. The caller ends the process: what
+	// was read is not handed out, but what else is wrong nobody knows.
+	Damaged func(error)
 	// Sync flushes a file or a directory that was renamed into place. nil: (*os.File).Sync.
 	Sync func(*os.File) error
 }
@@ -83,6 +88,7 @@ type DB struct {
 	closing sync.WaitGroup
 
 	applied atomic.Pointer[state]
+	hashes  setsum.History
 
 	subscribersMu sync.Mutex
 	subscribers   []func([]Change)
@@ -97,13 +103,20 @@ type file struct {
 	readers sync.WaitGroup
 }
 
-// Open opens the state at path, or makes an empty one. A half-made file of an interrupted InstallSnapshot is removed.
+// Open reads the state at path whole and opens it, or makes an empty one. A half-made file of an interrupted InstallSnapshot is removed.
 // Errors: ErrTooNew, ErrTooOld, ErrCorrupt, or the file can't be opened within a second (another process has it).
 func Open(path string, opts Options) (*DB, error) {
 	if err := os.Remove(installPath(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("removing an interrupted installation: %w", err)
 	}
-	b, err := openBolt(path, opts, false)
+	if err := check(path); err != nil {
+		return nil, fmt.Errorf("opening realm state %s: %w", path, err)
+	}
+	var b *bbolt.DB
+	err := pages.Guard(func() (err error) {
+		b, err = openBolt(path, opts, false)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +132,7 @@ func Open(path string, opts Options) (*DB, error) {
 		return nil, errors.Join(fmt.Errorf("opening realm state %s: %w", path, err), b.Close())
 	}
 	db.applied.Store(st)
+	db.hashes.Reset(st.hash())
 	return db, nil
 }
 

@@ -30,5 +30,6 @@ func (db *DB) Recover(index, term uint64, config []byte) error {
 		return fmt.Errorf("recovering: %w", err)
 	}
 	db.applied.Store(st)
+	db.hashes.Reset(st.hash())
 	return nil
 }

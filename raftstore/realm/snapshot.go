@@ -69,6 +69,7 @@ type Snapshot struct {
 	// Check, if set before the first Read, is called with every record before a byte of it is given to Read; an error of it ends the stream.
 	Check func(Record) error
 
+	db      *DB
 	file    *file
 	tx      *bbolt.Tx
 	st      *state
@@ -94,7 +95,7 @@ func (db *DB) Snapshot() (*Snapshot, error) {
 		f.release()
 		return nil, fmt.Errorf("beginning a snapshot: %w", err)
 	}
-	s := &Snapshot{file: f, tx: tx}
+	s := &Snapshot{db: db, file: f, tx: tx}
 	if s.st, err = decodeState(tx.Bucket(metaBucket).Get(stateKey)); err != nil {
 		return nil, fmt.Errorf("beginning a snapshot: %w", joinClose(err, s))
 	}
@@ -136,7 +137,7 @@ func (s *Snapshot) Read(p []byte) (int, error) {
 		if s.ended {
 			return 0, io.EOF
 		}
-		if err := s.fill(); err != nil {
+		if err := s.db.guarded(s.fill); err != nil {
 			return 0, fmt.Errorf("reading a snapshot: %w", err)
 		}
 	}
