@@ -92,9 +92,10 @@ func TestRecoverFromALostQuorum(t *testing.T) {
 		nodes, err := left.store.DB().Nodes()
 		return err == nil && len(nodes) == 1
 	})
-	if _, err := os.Stat(filepath.Join(left.dir, recoveredFile)); err == nil {
-		t.Error("the recovery is not forgotten")
-	}
+	c.waitFor("the recovery to be forgotten", func() bool {
+		_, err := os.Stat(filepath.Join(left.dir, recoveredFile))
+		return errors.Is(err, os.ErrNotExist)
+	})
 	for _, n := range lost {
 		if left.store.members.allowed(n.id) {
 			t.Errorf("%s is still allowed", n.name)

@@ -115,7 +115,7 @@ func joinClose(err error, c io.Closer) error {
 func (s *Snapshot) Counts() Counts { return s.st.countRecords() }
 
 // Tx is the view that the stream is of.
-func (s *Snapshot) Tx() *Tx { return &Tx{s.tx} }
+func (s *Snapshot) Tx() *Tx { return &Tx{s.tx, s.db} }
 
 // Close ends the read transaction. A second call does nothing.
 func (s *Snapshot) Close() error {

@@ -34,7 +34,7 @@ func (db *DB) RetiringPrincipals(from []byte, limit int) (Page, error) {
 }
 
 func (db *DB) walk(from []byte, limit int, want func(*statev1.Principal) bool) (page Page, err error) {
-	err = db.View(func(t *Tx) error {
+	read := func(t *Tx) error {
 		c := t.tx.Bucket(bucketNames[principals]).Cursor()
 		size := 0
 		for k, v := c.Seek(from); k != nil; k, v = c.Next() {
@@ -53,7 +53,8 @@ func (db *DB) walk(from []byte, limit int, want func(*statev1.Principal) bool) (
 			}
 		}
 		return nil
-	})
+	}
+	err = db.View(func(t *Tx) error { return db.guarded(func() error { return read(t) }) })
 	return page, err
 }
 
