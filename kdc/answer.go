@@ -24,6 +24,13 @@ type request struct {
 	ev     *Event
 }
 
+// waits tells the transport that this request does not compute from here on.
+func (q *request) waits() {
+	if q.Waiting != nil {
+		q.Waiting()
+	}
+}
+
 // Answer gives the reply to r, DER, or nil for none: to what is no AS-REQ or TGS-REQ (a KRB-ERROR above all), to source ports 88 and 464
 // (CVE-2002-2443), to a request whose verdict did not come before ctx ended, and to a packet that is sent again, from the same
 // address, while the first is being worked on.
@@ -83,6 +90,7 @@ func (s *Server) resent(ctx context.Context, q *request, e *lookasideEntry) []by
 	o, done := s.lookaside.resultOf(e)
 	if done != nil {
 		q.ev.Status = "JOINED"
+		q.waits()
 		select {
 		case <-done:
 			o, _ = s.lookaside.resultOf(e)

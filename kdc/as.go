@@ -58,12 +58,18 @@ func (s *Server) gatherAS(q *request) (*asFacts, error) {
 	if b.SName == nil {
 		return nil, refused(krb5.ErrSPrincipalUnknown, "NULL_SERVER")
 	}
+	if err := s.limits.admits(q, b.CName, s.cfg.Elapsed()); err != nil {
+		return nil, err
+	}
 	f := &asFacts{body: b, now: q.now, stateNow: q.stateNow, skew: s.skew()}
 	var err error
 	if f.realm, err = s.cfg.Store.Realm(b.Realm); err != nil {
 		return nil, notFound(err, krb5.ErrCPrincipalUnknown, "REALM_UNKNOWN")
 	}
 	if err := s.readAS(f); err != nil {
+		if e, ok := errors.AsType[*krb5.Error](err); ok && (e.Code == krb5.ErrCPrincipalUnknown || e.Code == krb5.ErrSPrincipalUnknown) {
+			err = s.limits.tells(q, err, s.cfg.Elapsed())
+		}
 		return nil, err
 	}
 	return f, nil

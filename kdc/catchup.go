@@ -17,7 +17,7 @@ const (
 
 // catchUpTo returns when this node can judge a ticket by its kvno. A TGT under a newer kvno of the TGS than this node has was issued by a
 // node that has applied more: its keys are on their way. Where they do not come in time the client is better off at another KDC.
-func (s *Server) catchUpTo(ctx context.Context, t *krb5.Ticket) error {
+func (s *Server) catchUpTo(ctx context.Context, q *request, t *krb5.Ticket) error {
 	if to, tgs := t.SName.IsTGS(); !tgs || to != t.Realm || !t.EncPart.HasKVNO {
 		return nil
 	}
@@ -25,7 +25,7 @@ func (s *Server) catchUpTo(ctx context.Context, t *krb5.Ticket) error {
 	if err != nil || !isLocalTGS(p) || len(p.Keys) == 0 || t.EncPart.KVNO <= p.Keys[0].KVNO {
 		return nil // what is wrong here is said where the ticket is opened
 	}
-	if since := s.staleSince.Load(); since != nil && s.cfg.Now().Sub(*since) > freshHoldMax {
+	if since := s.staleSince.Load(); since != nil && s.cfg.Elapsed().Sub(*since) > freshHoldMax {
 		return kdb.ErrStale
 	}
 	select {
@@ -36,5 +36,6 @@ func (s *Server) catchUpTo(ctx context.Context, t *krb5.Ticket) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, catchUpMax)
 	defer cancel()
+	q.waits()
 	return s.cfg.Store.CatchUp(ctx)
 }

@@ -44,7 +44,7 @@ func (s *Server) openHeader(ctx context.Context, q *request) (*tgsHeader, error)
 		return nil, badHeader(krb5.ErrPolicy)
 	}
 	h := &tgsHeader{ticket: &ap.Ticket, authenticator: ap.Authenticator.Cipher}
-	if err := s.catchUpTo(ctx, h.ticket); err != nil {
+	if err := s.catchUpTo(ctx, q, h.ticket); err != nil {
 		return nil, err
 	}
 	if err := s.openHeaderTicket(q, h); err != nil {

@@ -56,6 +56,8 @@ type Config struct {
 	// AcceptIDLess accepts a ticket of a local client that carries no principal id, by name: for as long as TGTs from before an import
 	// are alive. The zero value refuses it (KDC_ERR_TGT_REVOKED, status PRINCIPAL_ID_MISSING).
 	AcceptIDLess bool
+	// Limits bound the rates of AS requests.
+	Limits Limits
 	// Nodes is how many nodes the cluster has. It bounds how many failed proofs of one client may be under way on each of them while none is
 	// counted. It must not block. Nil: 3.
 	Nodes func() int
@@ -71,6 +73,8 @@ type Request struct {
 	ReplyMax int
 	// Received is when the message came in by Config.Elapsed, for Event.Duration. Zero: when Answer was called.
 	Received time.Time
+	// Waiting, when not nil, is called before the exchange waits for others: a verdict, a turn, freshness. Until then, and a little after the wait, it computes.
+	Waiting func()
 }
 
 // Event is what happened to one request: the audit line and the metrics are made of it. Fields which were not learnt before
@@ -127,6 +131,7 @@ type Server struct {
 	cfg       Config
 	lookaside *lookaside
 	guesses   *guesses
+	limits    *limits
 	// staleSince is when the node was first seen to be no longer fresh, by Config.Elapsed; nil while it is.
 	staleSince atomic.Pointer[time.Time]
 	// catchingUp holds one for each request that waits for keys which this node has yet to hear of.
@@ -161,5 +166,5 @@ func New(c Config) *Server {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: c, lookaside: newLookaside(), guesses: newGuesses(c.Nodes, c.Elapsed), catchingUp: make(chan struct{}, catchUpsMax)}
+	return &Server{cfg: c, lookaside: newLookaside(), guesses: newGuesses(c.Nodes, c.Elapsed), limits: newLimits(c.Limits), catchingUp: make(chan struct{}, catchUpsMax)}
 }

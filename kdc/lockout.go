@@ -101,8 +101,8 @@ type turn struct {
 func (g *guesses) shard(id kdb.ID) *guessShard { return &g.shards[id[0]%guessShards] }
 
 // enter waits for a turn at id. left tells how many failures the cluster's counter still allows; it is asked again whenever a try ended.
-// kdb.ErrStale: what this node could not count has used up the limit here. silence: too many wait.
-func (g *guesses) enter(ctx context.Context, id kdb.ID, left func() int) (*turn, error) {
+// kdb.ErrStale: what this node could not count has used up the limit here. silence: too many wait. waiting is called before it waits.
+func (g *guesses) enter(ctx context.Context, id kdb.ID, left func() int, waiting func()) (*turn, error) {
 	s := g.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,6 +131,7 @@ func (g *guesses) enter(ctx context.Context, id kdb.ID, left func() int) (*turn,
 		}
 		freed := one.freed
 		s.mu.Unlock()
+		waiting()
 		err := waitTurn(ctx, freed)
 		s.mu.Lock()
 		if err != nil {

@@ -365,12 +365,12 @@ func TestGuessLedgerIsBounded(t *testing.T) {
 	now := testNow
 	g := newGuesses(nil, func() time.Time { return now })
 	id := func(n int) kdb.ID { return kdb.ID{1, byte(n), byte(n >> 8)} }
-	busy, err := g.enter(t.Context(), id(0), func() int { return 3 })
+	busy, err := g.enter(t.Context(), id(0), func() int { return 3 }, func() {})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for n := range 3 * guessClientsMax {
-		tr, err := g.enter(t.Context(), id(n+1), func() int { return 3 })
+		tr, err := g.enter(t.Context(), id(n+1), func() int { return 3 }, func() {})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -388,7 +388,7 @@ func TestGuessLedgerIsBounded(t *testing.T) {
 	if len(s.busy) > 3 {
 		t.Fatalf("%d clients remembered when nothing of them counts", len(s.busy))
 	}
-	if _, err := g.enter(t.Context(), id(1), func() int { return 1 }); !errors.Is(err, kdb.ErrStale) {
+	if _, err := g.enter(t.Context(), id(1), func() int { return 1 }, func() {}); !errors.Is(err, kdb.ErrStale) {
 		t.Fatal(err)
 	}
 }

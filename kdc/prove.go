@@ -69,6 +69,9 @@ func (s *Server) proveAS(ctx context.Context, q *request, f *asFacts) (proved, e
 	if m == nil {
 		return proved{}, nil
 	}
+	if err := s.limits.mayTry(q, s.cfg.Elapsed()); err != nil {
+		return proved{}, err
+	}
 	for again := false; ; again = true {
 		p, err := s.try(ctx, q, f, m, pa, again)
 		if !errors.Is(err, errAgain) {
@@ -80,7 +83,7 @@ func (s *Server) proveAS(ctx context.Context, q *request, f *asFacts) (proved, e
 // try looks at the proof once, in the client's turn, and leaves the turn where it would wait for freshness.
 func (s *Server) try(ctx context.Context, q *request, f *asFacts, m preauth.Mechanism, pa krb5.PAData, again bool) (proved, error) {
 	id := f.client.ID
-	t, err := s.takeTurn(ctx, f)
+	t, err := s.takeTurn(ctx, q, f)
 	if err != nil {
 		if again && canLockOut(f.client) {
 			s.guesses.lost(id)
@@ -117,7 +120,7 @@ func (s *Server) try(ctx context.Context, q *request, f *asFacts, m preauth.Mech
 			t.leave()
 			end = func() {}
 		}
-		if err := s.waitFresh(ctx); err != nil {
+		if err := s.waitFresh(ctx, q); err != nil {
 			return proved{}, err
 		}
 		if proof.Seen != nil {
@@ -125,6 +128,7 @@ func (s *Server) try(ctx context.Context, q *request, f *asFacts, m preauth.Mech
 		}
 		return proved{}, errAgain
 	case proof.Seen != nil:
+		s.limits.failed(q, s.cfg.Elapsed())
 		end = t.lose
 		if err := s.count(ctx, q, f, proof); err != nil {
 			return proved{}, err
@@ -137,13 +141,13 @@ func (s *Server) try(ctx context.Context, q *request, f *asFacts, m preauth.Mech
 	return proved{}, e
 }
 
-func (s *Server) takeTurn(ctx context.Context, f *asFacts) (*turn, error) {
+func (s *Server) takeTurn(ctx context.Context, q *request, f *asFacts) (*turn, error) {
 	if !canLockOut(f.client) {
 		return nil, nil
 	}
 	return s.guesses.enter(ctx, f.client.ID, func() int {
 		return triesLeft(f.client, s.cfg.Proofs.Activity(f.client.ID), f.stateNow)
-	})
+	}, q.waits)
 }
 
 // proven is a proof that holds, unless it is a copy.
@@ -174,7 +178,8 @@ func (s *Server) fresh() bool {
 
 // waitFresh holds a reply until the node's lease on its freshness is back, or the node is to answer without: freshHoldMax from when it was lost, not
 // from when the request came.
-func (s *Server) waitFresh(ctx context.Context) error {
+func (s *Server) waitFresh(ctx context.Context, q *request) error {
+	q.waits()
 	left := freshHoldMax
 	if since := s.staleSince.Load(); since != nil {
 		left -= s.cfg.Elapsed().Sub(*since)
@@ -201,7 +206,9 @@ func (s *Server) waitFresh(ctx context.Context) error {
 // count counts a wrong guess before anyone hears of it.
 func (s *Server) count(ctx context.Context, q *request, f *asFacts, proof preauth.Proof) error {
 	a := attempt(f, kdb.Proof{Ciphertext: proof.Seen, Request: q.Data, Time: f.stateNow}, true)
-	switch v, err := s.cfg.Proofs.Attempt(a).Wait(ctx); {
+	counted := s.cfg.Proofs.Attempt(a)
+	q.waits()
+	switch v, err := counted.Wait(ctx); {
 	case err != nil:
 		return err
 	case v == kdb.Stale: // this node's idea of the log's time is far off, and the failure stands nowhere

@@ -31,7 +31,7 @@ func (s *Server) tgs(ctx context.Context, q *request) ([]byte, error) {
 		return nil, err
 	}
 	if second := q.msg.ReqBody.AdditionalTickets; len(second) > 0 && q.msg.ReqBody.KDCOptions.Has(krb5.KDCOptEncTktInSKey) {
-		if err := s.catchUpTo(ctx, &second[0]); err != nil {
+		if err := s.catchUpTo(ctx, q, &second[0]); err != nil {
 			return nil, err
 		}
 	}
@@ -73,6 +73,7 @@ func (s *Server) issueTGS(q *request, h *tgsHeader, f *tgsFacts) ([]byte, error)
 // await turns the verdict into a refusal or none.
 func (s *Server) await(ctx context.Context, q *request, p kdb.Pending) error {
 	ready := s.cfg.Elapsed()
+	q.waits()
 	v, err := p.Wait(ctx)
 	q.ev.ReplayWait = s.cfg.Elapsed().Sub(ready)
 	if err != nil {

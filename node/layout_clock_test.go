@@ -20,7 +20,6 @@ var wallReadings = regexp.MustCompile(`\btime\.Now\b(?:[^(\w]|$)|\btime\.Now\(\)
 var stopwatches = map[string]string{
 	"node/run.go":                    "Elapsed: time.Now",
 	"node/wallclock/wallclock.go":    "return time.Now()",
-	"kdc/transport/transport.go":     "Elapsed: time.Now",
 	"raftstore/fsm.go":               "replay.Paced(sink, snapshotPace, time.Now,",
 	"raftstore/logstore/logstore.go": "opts.Now = time.Now",
 	"raftstore/config.go":            "c.Now = time.Now", // a store that is given no clock

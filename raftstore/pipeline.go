@@ -181,7 +181,7 @@ func (p *proofs) answered(a *frameAnswer) bool {
 		return false
 	}
 	p.flight = append(p.flight[:i:i], p.flight[i+1:]...)
-	p.waiting -= len(f.pending)
+	p.count(-1, f.pending...)
 	if f.probe || len(f.pending) > 0 {
 		p.setState(stateReady)
 		if p.joinedAt == 0 {
@@ -315,7 +315,7 @@ func (p *proofs) take() []*pending {
 		all = append(all, f.pending...)
 	}
 	all = append(all, p.queue...)
-	p.flight, p.queue, p.waiting = kept, nil, 0
+	p.flight, p.queue, p.waiting, p.initial = kept, nil, 0, 0
 	return all
 }
 

@@ -22,6 +22,8 @@ const ReplayKeyName = "replay-key"
 const (
 	// queueMax bounds the proofs of this node that wait for a verdict.
 	queueMax = 20_000
+	// initialMax bounds those of AS exchanges among them, so that a flood of those, which anybody can send, leaves room for TGS exchanges, which need a ticket.
+	initialMax = queueMax / 2
 	// framesInFlight is how many frames may be unanswered.
 	framesInFlight = 4
 	// successResolution: a success is counted only if the last one on record is older, or it clears failures.
@@ -60,6 +62,7 @@ type proofs struct {
 	queue   []*pending // not sent yet, oldest first
 	flight  []*sent    // unanswered frames, oldest first
 	waiting int        // pendings in queue and flight
+	initial int        // those of AS exchanges among them
 	nextID  uint64
 	up      bool      // a stream to the leader stands
 	upAt    time.Time // when it last did, while it does not
@@ -74,6 +77,8 @@ type pending struct {
 	item item
 	// journal: it was counted while this node was cut off, and nobody waits for it.
 	journal, sent bool
+	// initial: it comes from an AS exchange.
+	initial bool
 	// relaxable as in kdb.Proof. answered: by this node's own memory (replay = async), so nobody waits for the verdict.
 	relaxable, answered bool
 	at                  time.Time
@@ -169,7 +174,7 @@ func (p *proofs) Attempt(a kdb.Attempt) kdb.Pending {
 		act := p.s.heard.activity(a.Client)
 		it.attempt = act.Failures > 0 || p.s.Now().UnixMilli()-act.LastSuccess >= successResolution.Milliseconds()
 	}
-	return p.enqueue(&pending{item: it})
+	return p.enqueue(&pending{item: it, initial: true})
 }
 
 // SeenHere implements kdb.Proofs. It notes the proof, so that of two copies that come at once only one is new; and it looks into the
@@ -196,7 +201,7 @@ func (p *proofs) enqueue(w *pending) kdb.Pending {
 		w.answered = false
 		v, err := p.decideAlone(w)
 		return decided{w.item.Proof, v, err}
-	case p.waiting >= queueMax:
+	case p.waiting >= queueMax || w.initial && p.initial >= initialMax:
 		p.mu.Unlock()
 		if f := p.s.cfg.Observe.ReplayDropped; f != nil {
 			f()
@@ -205,10 +210,20 @@ func (p *proofs) enqueue(w *pending) kdb.Pending {
 	}
 	w.at, w.done = time.Now(), make(chan struct{})
 	p.queue = append(p.queue, w)
-	p.waiting++
+	p.count(1, w)
 	p.mu.Unlock()
 	p.signal()
 	return w
+}
+
+// count notes that ws wait from now on, or, with by -1, no more; mu is held.
+func (p *proofs) count(by int, ws ...*pending) {
+	p.waiting += by * len(ws)
+	for _, w := range ws {
+		if w.initial {
+			p.initial += by
+		}
+	}
 }
 
 func (p *proofs) signal() {

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/charon-kdc/charon/kdc/limit"
 )
 
 // connTable holds every TCP connection and decides who gives way. A connection is idle while the server waits for its
@@ -20,11 +22,14 @@ type connTable struct {
 
 	mu       sync.Mutex
 	all      map[*tcpConn]struct{}
-	addrs    map[netip.Addr]*addrConns
+	addrs    map[netip.Prefix]*addrConns
 	idle     list.List // of *tcpConn, longest first
 	draining bool
 	closed   bool
 }
+
+// connSender is what counts as one address: whoever has one of IPv6 has a /64.
+var connSender = limit.Prefixes{V4: 32, V6: 64}
 
 // addrConns is the connections of one peer address.
 type addrConns struct {
@@ -35,7 +40,7 @@ type addrConns struct {
 func (t *connTable) init(c Config) {
 	t.max, t.perAddr, t.trusted, t.timeout = c.ConnsMax, c.ConnsPerAddrMax, c.TrustedPrefixes, c.IdleTimeout
 	t.all = make(map[*tcpConn]struct{})
-	t.addrs = make(map[netip.Addr]*addrConns)
+	t.addrs = make(map[netip.Prefix]*addrConns)
 }
 
 // add takes c in, idle. victim, when there is one, was taken out for it and must be closed. ok is false when there is no room, since everyone is busy.
@@ -45,10 +50,10 @@ func (t *connTable) add(c *tcpConn) (victim *tcpConn, ok bool) {
 	if t.draining {
 		return nil, false
 	}
-	addr := c.peer.Addr()
-	a := t.addrs[addr]
+	from := connSender.Of(c.peer.Addr())
+	a := t.addrs[from]
 	switch {
-	case a != nil && a.n >= t.perAddr && !t.trusts(addr):
+	case a != nil && a.n >= t.perAddr && !t.trusts(c.peer.Addr()):
 		victim = oldest(&a.idle)
 		ok = victim != nil
 	case len(t.all) >= t.max:
@@ -63,9 +68,9 @@ func (t *connTable) add(c *tcpConn) (victim *tcpConn, ok bool) {
 	if victim != nil {
 		t.removeLocked(victim)
 	}
-	if a = t.addrs[addr]; a == nil {
+	if a = t.addrs[from]; a == nil {
 		a = &addrConns{}
-		t.addrs[addr] = a
+		t.addrs[from] = a
 	}
 	a.n++
 	c.addr = a
@@ -154,7 +159,7 @@ func (t *connTable) removeLocked(c *tcpConn) {
 	t.unlistLocked(c)
 	delete(t.all, c)
 	if c.addr.n--; c.addr.n == 0 {
-		delete(t.addrs, c.peer.Addr())
+		delete(t.addrs, connSender.Of(c.peer.Addr()))
 	}
 	c.addr = nil
 }

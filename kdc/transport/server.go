@@ -23,9 +23,11 @@ type Server struct {
 	bufs  buffers
 	conns connTable
 
-	jobs  chan datagram // to workers that wait; unbuffered
-	idle  atomic.Int64  // workers that wait on jobs
-	lanes [2]atomic.Int64
+	adm  admission
+	gate gate
+
+	jobs chan datagram // to workers that wait; unbuffered
+	idle atomic.Int64  // workers that wait on jobs
 
 	ctx     context.Context // the handlers'
 	cancel  context.CancelFunc
@@ -55,6 +57,8 @@ func Listen(c Config) (*Server, error) {
 	}
 	s.bufs.poison = c.PoisonBuffers
 	s.conns.init(c)
+	s.gate.init(c)
+	s.adm.init(c)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	for _, addr := range c.Addrs {
 		bs, err := bind(addr, c.UDPReaders)
@@ -141,6 +145,7 @@ func (s *Server) drain() {
 		_ = u.conn.SetReadDeadline(time.Now().Add(drainGrace))
 	}
 	s.readers.Wait()
+	s.gate.waitEmpty() // from here on nothing is handed to workers
 	close(s.jobs)
 	s.workers.Wait()
 	s.streams.Wait()
@@ -177,9 +182,47 @@ func (s *Server) cutOff() {
 	s.cutOnce.Do(func() {
 		close(s.cut)
 		s.cancel()
+		s.settle(s.gate.close())
 		s.closeSockets()
 		s.conns.closeAll()
 	})
+}
+
+// Known tells that somebody at addr has proved a key of late: requests from its prefix take turns among their like from now on, and not among those of
+// strangers, for an hour or more. What shows no more than that a packet can be copied is no proof.
+func (s *Server) Known(addr netip.Addr) {
+	addr = addr.Unmap()
+	if !s.adm.trusts(addr) {
+		s.adm.known.add(s.adm.prefixes.Of(addr), time.Now())
+	}
+}
+
+// settle does what the gate has decided.
+func (s *Server) settle(o outcome) {
+	s.discard(o)
+	if o.start != nil {
+		s.begin(o.start)
+	}
+}
+
+func (s *Server) begin(t *ticket) {
+	if t.turn != nil {
+		t.turn <- true
+	} else {
+		s.dispatch(t.d)
+	}
+	s.gate.begun()
+}
+
+func (s *Server) discard(o outcome) {
+	for i, t := range o.dropped {
+		if t.turn != nil {
+			t.turn <- false
+		} else {
+			s.bufs.put(t.d.buf)
+		}
+		s.cfg.Dropped(o.reasons[i])
+	}
 }
 
 // handle runs the handler. A panic is one request's: it is logged, counted, and gets no reply.

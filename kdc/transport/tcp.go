@@ -100,13 +100,45 @@ func (c *tcpConn) serve() {
 		if !c.s.conns.busy(c) {
 			return
 		}
-		reply := c.s.handle(Packet{Data: c.buf[prefixLen : prefixLen+n], Peer: c.peer, Local: c.local, TCP: true})
+		reply := c.s.inTurn(Packet{Data: c.buf[prefixLen : prefixLen+n], Peer: c.peer, Local: c.local, TCP: true})
 		c.s.conns.replying(c)
 		c.drop(prefixLen + n)
 		if reply == nil || c.write(reply) != nil || !c.s.conns.next(c) {
 			return
 		}
 	}
+}
+
+// inTurn waits for a place at the processor and runs the handler. Nil also when there was none in time.
+func (s *Server) inTurn(p Packet) []byte {
+	now := time.Now()
+	from, rank := s.adm.sender(p.Peer)
+	if !s.adm.allowed(from, now) {
+		s.cfg.Dropped(DropPrefixRate)
+		return nil
+	}
+	ok, reason := s.gate.begin(from, laneTCP)
+	switch {
+	case reason != "":
+		s.cfg.Dropped(reason)
+		return nil
+	case !ok:
+		t := &ticket{from: from, lane: laneTCP, at: now, turn: make(chan bool, 1)}
+		s.settle(s.gate.queue(t, rank))
+		if !<-t.turn {
+			return nil
+		}
+	}
+	left := false
+	p.Waiting = func() {
+		if !left {
+			left = true
+			s.settle(s.gate.leave(time.Now()))
+		}
+	}
+	reply := s.handle(p)
+	s.settle(s.gate.done(from, laneTCP, left, time.Now()))
+	return reply
 }
 
 // request reads until buf begins with a whole request and returns its length without the prefix.

@@ -223,11 +223,11 @@ func TestConnLimitPerAddress(t *testing.T) {
 }
 
 // Five thousand idle connections. Others are served meanwhile, and the memory comes back.
-func TestFiveThousandIdleConnections(t *testing.T) {
+func TestTenThousandIdleConnections(t *testing.T) {
 	s := start(t, Config{TrustedPrefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, IdleTimeout: time.Minute})
 	addr := s.Addrs()[0].String()
 	before, goroutines := heap(), runtime.NumGoroutine()
-	conns := make([]net.Conn, 5000)
+	conns := make([]net.Conn, 10_000)
 	for i := range conns {
 		c, err := net.Dial("tcp", addr)
 		if err != nil {

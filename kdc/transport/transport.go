@@ -13,6 +13,8 @@ import (
 	"net/netip"
 	"runtime"
 	"time"
+
+	"github.com/charon-kdc/charon/kdc/limit"
 )
 
 // Packet is one request.
@@ -25,6 +27,9 @@ type Packet struct {
 	// ReplyMax is how many octets a reply may have; 0 means no limit (TCP).
 	// What an unauthenticated peer may get is less, and the handler's to know.
 	ReplyMax int
+	// Waiting tells that from here on the handler waits for others rather than computes, so that another request may be computed meanwhile. It may be called more
+	// than once, by the handler's goroutine. What little a handler computes after its wait is not held up again.
+	Waiting func()
 }
 
 // Handler answers one request. Nil is no reply: a datagram is forgotten, a TCP connection is closed. The reply may be
@@ -50,6 +55,18 @@ type Config struct {
 	UDPReaders int
 	// UDPInFlightMax bounds the UDP requests at work in each lane; above it datagrams are dropped. Zero means 8,192.
 	UDPInFlightMax int
+	// SenderInFlightMax bounds those of one sender, UDP and TCP together. Zero means a quarter of UDPInFlightMax, at least 64.
+	SenderInFlightMax int
+	// ComputeMax is how many requests compute at a time; the others wait, and are taken in turn by sender. Zero means 8 a core, at least 16.
+	ComputeMax int
+	// QueueMax is how many requests may wait, of senders known and of others each; zero means 4,096. When there are more, those of whoever has most are dropped.
+	QueueMax int
+	// QueueWait is how long one may wait before it is dropped: its client has sent it again by then. Zero means 2 s.
+	QueueWait time.Duration
+	// Prefixes are the addresses that count as one sender.
+	Prefixes limit.Prefixes
+	// PrefixRate bounds the requests of one prefix. The zero value is no bound.
+	PrefixRate limit.Rate
 	// Slow tells by a datagram's bytes whether its handler may wait long (a TGS-REQ, for its replay verdict). Slow requests
 	// have a bound of their own, so that those that wait never keep the others out. Nil: there is one lane.
 	Slow func(data []byte) bool
@@ -58,9 +75,9 @@ type Config struct {
 
 	// ConnsMax bounds TCP connections; zero means 4,096. At the limit the one that has idled longest is closed for a new one.
 	ConnsMax int
-	// ConnsPerAddrMax bounds them for one peer address; zero means 64.
+	// ConnsPerAddrMax bounds them for one IPv4 address or IPv6 /64; zero means 64.
 	ConnsPerAddrMax int
-	// TrustedPrefixes (balancers, proxies, NAT) are exempt from ConnsPerAddrMax.
+	// TrustedPrefixes (balancers, proxies, NAT) are exempt from ConnsPerAddrMax and PrefixRate, and each of their ports is a sender of its own.
 	TrustedPrefixes []netip.Prefix
 	// IdleTimeout is how long a connection may take to deliver a whole request, counted from its start or its last reply. Zero means 10 s.
 	IdleTimeout time.Duration
@@ -85,6 +102,10 @@ const (
 	DropConnEvict  = "conn_evicted" // TCP: an idle connection gave way to a new one
 	DropSlow       = "slow"         // TCP: a request or reply that took too long
 	DropPanic      = "panic"        // the handler panicked
+	DropQueueFull  = "queue_full"   // overload: its sender had most requests waiting
+	DropLate       = "late"         // overload: it waited for longer than its client would
+	DropPrefixRate = "prefix_rate"  // its prefix sends more than PrefixRate
+	DropClosing    = "closing"      // the server is cut off
 )
 
 // ErrClosed is what Serve returns after Shutdown.
@@ -98,6 +119,12 @@ const (
 	inFlightMaxDefault = 8192
 	connsMaxDefault    = 4096
 	connsPerAddrMax    = 64
+	queueMaxDefault    = 4096
+	queueBytesMax      = 32 << 20 // of waiting datagrams, in each class
+	queueWaitDefault   = 2 * time.Second
+	computePerCore     = 8
+	computeLeast       = 16
+	senderLeast        = 64
 	timeoutDefault     = 10 * time.Second
 )
 
@@ -118,6 +145,8 @@ func (c Config) withDefaults() (Config, error) {
 		{"UDPReplyMax", &c.UDPReplyMax, udpReplyMaxDefault, 512, datagramMax},
 		{"UDPReaders", &c.UDPReaders, min(runtime.GOMAXPROCS(0), 4), 1, 64},
 		{"UDPInFlightMax", &c.UDPInFlightMax, inFlightMaxDefault, 1, 1 << 20},
+		{"ComputeMax", &c.ComputeMax, max(computeLeast, computePerCore*runtime.GOMAXPROCS(0)), 1, 1 << 16},
+		{"QueueMax", &c.QueueMax, queueMaxDefault, 1, 1 << 20},
 		{"ConnsMax", &c.ConnsMax, connsMaxDefault, 1, 1 << 20},
 		{"ConnsPerAddrMax", &c.ConnsPerAddrMax, connsPerAddrMax, 1, 1 << 20},
 	}
@@ -129,12 +158,19 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("transport: %s is %d, want %d to %d", i.name, *i.field, i.min, i.max)
 		}
 	}
+	if c.SenderInFlightMax == 0 {
+		c.SenderInFlightMax = max(senderLeast, c.UDPInFlightMax/4)
+	}
+	if c.SenderInFlightMax < 1 {
+		return c, fmt.Errorf("transport: SenderInFlightMax is %d, want more than zero", c.SenderInFlightMax)
+	}
 	for _, d := range []struct {
 		name  string
 		field *time.Duration
-	}{{"IdleTimeout", &c.IdleTimeout}, {"WriteTimeout", &c.WriteTimeout}} {
+		zero  time.Duration
+	}{{"IdleTimeout", &c.IdleTimeout, timeoutDefault}, {"WriteTimeout", &c.WriteTimeout, timeoutDefault}, {"QueueWait", &c.QueueWait, queueWaitDefault}} {
 		if *d.field == 0 {
-			*d.field = timeoutDefault
+			*d.field = d.zero
 		}
 		if *d.field < 0 {
 			return c, fmt.Errorf("transport: %s is %v, want more than zero", d.name, *d.field)

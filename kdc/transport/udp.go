@@ -43,6 +43,7 @@ type datagram struct {
 	peer  netip.AddrPort
 	local netip.AddrPort
 	oob   []byte
+	from  sender
 	lane  int
 }
 
@@ -75,8 +76,9 @@ func (u *udpSocket) read() {
 	size := readBatchMin // how many are asked for: each costs a little even when it does not come
 	for {
 		n, err := u.batch.ReadBatch(ms[:size], 0)
+		now := time.Now()
 		for i := range n {
-			u.take(&ms[i])
+			u.take(&ms[i], now)
 		}
 		switch {
 		case n == size:
@@ -98,8 +100,8 @@ func (u *udpSocket) read() {
 	}
 }
 
-// take gives one datagram to a worker, or drops it.
-func (u *udpSocket) take(m *ipv4.Message) {
+// take gives one datagram, read at now, to a worker or to the gate, or drops it.
+func (u *udpSocket) take(m *ipv4.Message, now time.Time) {
 	addr, ok := m.Addr.(*net.UDPAddr)
 	if !ok || m.N == 0 {
 		return
@@ -116,11 +118,17 @@ func (u *udpSocket) take(m *ipv4.Message) {
 	d := datagram{sock: u, n: m.N, addr: addr, peer: peer, local: u.local}
 	data := m.Buffers[0][:m.N]
 	if u.s.cfg.Slow != nil && u.s.cfg.Slow(data) {
-		d.lane = 1
+		d.lane = laneSlow
 	}
-	if u.s.lanes[d.lane].Add(1) > int64(u.s.cfg.UDPInFlightMax) {
-		u.s.lanes[d.lane].Add(-1)
-		u.s.cfg.Dropped(DropInFlight)
+	var rank int
+	d.from, rank = u.s.adm.sender(peer)
+	if !u.s.adm.allowed(d.from, now) {
+		u.s.cfg.Dropped(DropPrefixRate)
+		return
+	}
+	begins, reason := u.s.gate.begin(d.from, d.lane)
+	if reason != "" {
+		u.s.cfg.Dropped(reason)
 		return
 	}
 	if u.info != nil {
@@ -130,11 +138,15 @@ func (u *udpSocket) take(m *ipv4.Message) {
 	}
 	d.buf = u.s.bufs.get(m.N)
 	copy(d.buf.b, data)
-	u.s.dispatch(d)
+	if begins {
+		u.s.dispatch(d)
+		return
+	}
+	u.s.settle(u.s.gate.queue(&ticket{from: d.from, lane: d.lane, size: len(d.buf.b), at: now, d: d}, rank))
 }
 
 // dispatch hands d to a waiting worker, or to a new one: a worker that waits for a verdict never keeps another request waiting.
-// UDPInFlightMax bounds their number.
+// The gate bounds their number.
 func (s *Server) dispatch(d datagram) {
 	select {
 	case s.jobs <- d:
@@ -148,7 +160,11 @@ func (s *Server) dispatch(d datagram) {
 func (s *Server) work(d datagram) {
 	defer s.workers.Done()
 	for {
-		s.answer(&d)
+		if next := s.answer(&d); next != nil {
+			d = next.d
+			s.gate.begun()
+			continue
+		}
 		if s.idle.Add(1) > workersIdleMax {
 			s.idle.Add(-1)
 			return
@@ -162,10 +178,17 @@ func (s *Server) work(d datagram) {
 	}
 }
 
-func (s *Server) answer(d *datagram) {
-	reply := s.handle(Packet{Data: d.buf.b[:d.n], Peer: d.peer, Local: d.local, ReplyMax: s.cfg.UDPReplyMax})
+// answer serves d. next, if not nil, is the datagram that the gate has given its place to, for the same worker.
+func (s *Server) answer(d *datagram) (next *ticket) {
+	left := false
+	waiting := func() {
+		if !left {
+			left = true
+			s.settle(s.gate.leave(time.Now()))
+		}
+	}
+	reply := s.handle(Packet{Data: d.buf.b[:d.n], Peer: d.peer, Local: d.local, ReplyMax: s.cfg.UDPReplyMax, Waiting: waiting})
 	s.bufs.put(d.buf)
-	s.lanes[d.lane].Add(-1)
 	switch {
 	case reply == nil:
 	case len(reply) > datagramMax:
@@ -173,6 +196,12 @@ func (s *Server) answer(d *datagram) {
 	default:
 		d.sock.send(reply, d.addr, d.oob)
 	}
+	o := s.gate.done(d.from, d.lane, left, time.Now())
+	if o.start != nil && o.start.turn == nil {
+		next, o.start = o.start, nil
+	}
+	s.settle(o)
+	return next
 }
 
 // backoff waits 5 ms, twice as long each time, at most 1 s.

@@ -17,7 +17,7 @@ func TestOnePortServesUDPAndTCP(t *testing.T) {
 	s := start(t, Config{Handler: func(ctx context.Context, p Packet) []byte {
 		mu.Lock()
 		defer mu.Unlock()
-		p.Data = append([]byte(nil), p.Data...)
+		p.Data, p.Waiting = append([]byte(nil), p.Data...), nil
 		seen = append(seen, p)
 		return p.Data
 	}})
