@@ -17,6 +17,7 @@ import (
 // Config is a node's whole configuration: one TOML file, every part of it optional. The tags are the reference: default,
 // what is allowed, and what it means; deploy/charon.toml is generated from them.
 type Config struct {
+<<<<<<< HEAD
 	Dir   string      `toml:"dir" default:"/var/lib/charon" doc:"Data directory: state, logs, keys and the admin socket. One process at a time may use it."`
 	KDC   KDCConfig   `toml:"kdc" doc:"Port 88: AS and TGS exchanges, UDP and TCP."`
 	Admin AdminConfig `toml:"admin" doc:"The admin API: gRPC over TLS for client certificates, and a unix socket for root on this host."`
@@ -28,7 +29,21 @@ type Config struct {
 	Drain DrainConfig `toml:"drain" doc:"What happens between SIGTERM and the end; 10 s at most in all."`
 	Ready ReadyConfig `toml:"ready" doc:"When /readyz says 503."`
 
+	Limits LimitsConfig `toml:"limits" doc:"Overload of port 88 (docs/overload.md). Requests of one address prefix take turns with those of others; trusted_prefixes are exempt from every limit here."`
 	Backup BackupConfig `toml:"backup" doc:"Backups that the node leading the realm writes by itself. Set it on every node: any may come to lead."`
+=======
+	Dir    string       `toml:"dir" default:"/var/lib/charon" doc:"Data directory: state, logs, keys and the admin socket. One process at a time may use it."`
+	KDC    KDCConfig    `toml:"kdc" doc:"Port 88: AS and TGS exchanges, UDP and TCP."`
+	Admin  AdminConfig  `toml:"admin" doc:"The admin API: gRPC over TLS for client certificates, and a unix socket for root on this host."`
+	Peer   PeerConfig   `toml:"peer" doc:"Node to node: Raft, forwarding and join, mutual TLS on one port."`
+	HTTP   HTTPConfig   `toml:"http" doc:"/livez, /readyz and /metrics, in clear text. It says nothing about principals."`
+	Limits LimitsConfig `toml:"limits" doc:"Overload of port 88 (docs/overload.md). Requests of one address prefix take turns with those of others; trusted_prefixes are exempt from every limit here."`
+	Audit  AuditConfig  `toml:"audit" doc:"One JSON line for every request that the KDC answers or drops, and for every admin call."`
+	Log    LogConfig    `toml:"log" doc:"What the process says about itself, on standard error."`
+	Raft   RaftConfig   `toml:"raft" doc:"Replication."`
+	Drain  DrainConfig  `toml:"drain" doc:"What happens between SIGTERM and the end; 10 s at most in all."`
+	Ready  ReadyConfig  `toml:"ready" doc:"When /readyz says 503."`
+>>>>>>> eb394d3 (node: [limits] in charon.toml, counters and senders that are known)
 }
 
 // KDCConfig is [kdc].
@@ -39,7 +54,19 @@ type KDCConfig struct {
 	TCPMax           int      `toml:"tcp_max" default:"4096" min:"1" max:"65536" unit:"connections" doc:"TCP connections at a time; beyond it the one idle for longest is closed."`
 	TCPPerAddressMax int      `toml:"tcp_per_address_max" default:"64" min:"1" max:"65536" unit:"connections" doc:"TCP connections at a time from one address."`
 	TCPIdle          Duration `toml:"tcp_idle" default:"10s" min:"1s" max:"10m" doc:"A TCP connection that sends nothing for so long is closed."`
-	TrustedPrefixes  []string `toml:"trusted_prefixes" kind:"prefixes" doc:"Balancers, NAT and proxies: prefixes that tcp_per_address_max does not count for."`
+	TrustedPrefixes  []string `toml:"trusted_prefixes" kind:"prefixes" doc:"Balancers, NAT and proxies: prefixes that tcp_per_address_max and [limits] do not count for."`
+}
+
+// LimitsConfig is [limits].
+type LimitsConfig struct {
+	PrefixV4             int      `toml:"prefix_v4" default:"24" min:"8" max:"32" unit:"bits" doc:"IPv4 addresses that count as one sender."`
+	PrefixV6             int      `toml:"prefix_v6" default:"56" min:"32" max:"128" unit:"bits" doc:"IPv6 addresses that count as one sender."`
+	PerPrefix            int      `toml:"per_prefix" default:"0" min:"0" max:"10000000" unit:"requests a second" doc:"Requests of one sender, with ten seconds' worth at once. 0: no limit; in an overload senders take turns in any case."`
+	PerPrincipal         int      `toml:"per_principal" default:"500" min:"0" max:"10000000" unit:"requests a second" doc:"AS requests of one sender for one client, with ten seconds' worth at once. 0: no limit."`
+	FailuresPerPrincipal int      `toml:"failures_per_principal" default:"20" min:"0" max:"10000000" unit:"failures a second" doc:"Failed passwords of one sender for one client, with ten seconds' worth at once. 0: no limit but what the client's policy locks out."`
+	UnknownPerPrefix     int      `toml:"unknown_per_prefix" default:"100" min:"0" max:"10000000" unit:"answers a second" doc:"Answers to one sender that a principal is unknown, with ten seconds' worth at once; then silence. 0: no limit."`
+	QueueMax             int      `toml:"queue_max" default:"4096" min:"16" max:"1000000" unit:"requests" doc:"Requests that may wait for the processor, of senders known and of others each. Beyond it those of whoever has most are dropped."`
+	QueueWait            Duration `toml:"queue_wait" default:"2s" min:"100ms" max:"30s" doc:"A request that has waited for longer is dropped: its client has sent it again."`
 }
 
 // AdminConfig is [admin].

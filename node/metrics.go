@@ -11,7 +11,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/charon-kdc/charon/kdc"
+<<<<<<< HEAD
 	"github.com/charon-kdc/charon/node/backup"
+=======
+	"github.com/charon-kdc/charon/kdc/transport"
+>>>>>>> eb394d3 (node: [limits] in charon.toml, counters and senders that are known)
 )
 
 // metrics are what /metrics shows, by the names of the operator's manual. No label holds a principal's name, and every
@@ -45,7 +49,14 @@ type gauges struct {
 	clockOffset func() time.Duration
 	auditLost   func() uint64
 	tcpConns    func() int
+	waiting     func() int
 	now         func() time.Time
+}
+
+// dropReasons are those of an overload.
+var dropReasons = []string{
+	transport.DropQueueFull, transport.DropLate, transport.DropInFlight, transport.DropPrefixRate, transport.DropConnLimit,
+	"RATE_PRINCIPAL", "RATE_FAILURES", "RATE_UNKNOWN", "TOO_MANY_GUESSES", "replay_queue",
 }
 
 var fastBuckets = []float64{.0001, .00025, .0005, .001, .002, .004, .008, .016, .032, .064, .125, .25, .5, 1, 2, 4}
@@ -68,6 +79,9 @@ func newMetrics(version string) *metrics {
 	m.preauth = counter("charon_kdc_preauth_failures_total", "Failed pre-authentication, by status.", "reason")
 	m.replays = counter("charon_kdc_replays_total", "Proofs refused: cluster (seen in another request), node (seen here), stale (too old to tell).", "scope")
 	m.dropped = counter("charon_kdc_dropped_total", "Requests and connections without a reply.", "reason")
+	for _, reason := range dropReasons {
+		m.dropped.WithLabelValues(reason) // so that an alert finds a zero before the first
+	}
 	m.commit = histogram("charon_raft_commit_seconds", "From submitting an entry to applying it, on the leader.", "group")
 	m.storeLogs = histogram("charon_raft_log_write_seconds", "One durable write to a log.", "group")
 	m.logBytes = counter("charon_raft_log_bytes_total", "Bytes written to a log.", "group")
@@ -114,6 +128,7 @@ func (m *metrics) watch(g gauges) {
 	gauge("charon_cert_expiry_seconds", "Until this node's certificate expires.", nil, func() float64 { return g.certExpiry().Sub(g.now()).Seconds() })
 	gauge("charon_clock_offset_seconds", "This node's clock against the median of all that answer.", nil, func() float64 { return g.clockOffset().Seconds() })
 	gauge("charon_kdc_tcp_connections", "Open TCP connections of clients.", nil, func() float64 { return float64(g.tcpConns()) })
+	gauge("charon_kdc_waiting", "Requests that wait for the processor.", nil, func() float64 { return float64(g.waiting()) })
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "charon_audit_dropped_total", Help: "Audit lines lost."},
 		func() float64 { return float64(g.auditLost()) }))
 }

@@ -241,28 +241,25 @@ func identityOf(creds *ownCert) peer.Identity {
 }
 
 func (s *server) openKDC() error {
-	answerer := kdc.New(kdc.Config{
-		Store: s.store.KDB(), Proofs: s.store.Proofs(), Rand: rand.Reader,
-		Now: wallclock.Now, StateNow: s.store.Now, Elapsed: time.Now,
-		ClockSkew: s.c.KDC.ClockSkew.Duration, SkewNow: s.store.ClockSkew, Logger: s.log, Observe: s.observe, Nodes: s.store.Nodes,
-	})
 	addr, err := netip.ParseAddrPort(s.c.KDC.Addresses[0])
 	if err != nil {
 		return err
 	}
-	s.prober = &prober{store: s.store.KDB(), addr: reachableHere(addr), now: wallclock.Now, realm: s.realm}
-	var trusted []netip.Prefix
-	for _, p := range s.c.KDC.TrustedPrefixes {
-		v, err := netip.ParsePrefix(p)
-		if err != nil {
-			return err
-		}
-		trusted = append(trusted, v)
+	trusted, err := s.c.trusted()
+	if err != nil {
+		return err
 	}
+	answerer := kdc.New(kdc.Config{
+		Store: s.store.KDB(), Proofs: s.store.Proofs(), Rand: rand.Reader,
+		Now: wallclock.Now, StateNow: s.store.Now, Elapsed: time.Now,
+		ClockSkew: s.c.KDC.ClockSkew.Duration, SkewNow: s.store.ClockSkew, Logger: s.log, Observe: s.observe, Nodes: s.store.Nodes,
+		Limits: s.c.Limits.kdc(trusted),
+	})
+	s.prober = &prober{store: s.store.KDB(), addr: reachableHere(addr), now: wallclock.Now, realm: s.realm}
 	s.kdc, err = transport.Listen(transport.Config{
 		Addrs: s.c.KDC.Addresses,
 		Handler: func(ctx context.Context, p transport.Packet) []byte {
-			return answerer.Answer(ctx, kdc.Request{Data: p.Data, Peer: p.Peer, Local: p.Local, TCP: p.TCP, ReplyMax: p.ReplyMax, Received: time.Now()})
+			return answerer.Answer(ctx, kdc.Request{Data: p.Data, Peer: p.Peer, Local: p.Local, TCP: p.TCP, ReplyMax: p.ReplyMax, Received: p.Received, Waiting: p.Waiting})
 		},
 		Oversize:        answerer.Oversize,
 		UDPReplyMax:     s.c.KDC.UDPReplyMax,
@@ -270,6 +267,10 @@ func (s *server) openKDC() error {
 		ConnsMax:        s.c.KDC.TCPMax,
 		ConnsPerAddrMax: s.c.KDC.TCPPerAddressMax,
 		TrustedPrefixes: trusted,
+		Prefixes:        s.c.Limits.prefixes(),
+		PrefixRate:      perSecond(s.c.Limits.PerPrefix),
+		QueueMax:        s.c.Limits.QueueMax,
+		QueueWait:       s.c.Limits.QueueWait.Duration,
 		IdleTimeout:     s.c.KDC.TCPIdle.Duration,
 		Logger:          s.log,
 		Dropped:         func(reason string) { s.metrics.dropped.WithLabelValues(reason).Inc() },
@@ -298,6 +299,9 @@ func (s *server) observe(e *kdc.Event) {
 	}
 	s.metrics.observe(e)
 	s.rates.observe(e)
+	if provesSender(e) {
+		s.kdc.Known(e.Peer.Addr())
+	}
 	if s.audit != nil {
 		s.audit.Request(e)
 	}

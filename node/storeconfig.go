@@ -78,6 +78,7 @@ func (s *server) gauges() gauges {
 			return s.audit.Lost()
 		},
 		tcpConns: s.kdc.Conns,
+		waiting:  s.kdc.Waiting,
 		now:      wallclock.Now,
 	}
 }

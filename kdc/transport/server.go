@@ -107,6 +107,9 @@ func (s *Server) Addrs() []netip.AddrPort { return s.addrs }
 // Conns is the number of open TCP connections.
 func (s *Server) Conns() int { return s.conns.len() }
 
+// Waiting is the number of requests that wait for a place at the processor.
+func (s *Server) Waiting() int { return s.gate.waiting() }
+
 // Serve answers requests until Shutdown, or until ctx ends, which stops everything at once. It returns ErrClosed when
 // nothing of it is left running. It can be called once.
 func (s *Server) Serve(ctx context.Context) error {

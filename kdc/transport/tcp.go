@@ -112,6 +112,7 @@ func (c *tcpConn) serve() {
 // inTurn waits for a place at the processor and runs the handler. Nil also when there was none in time.
 func (s *Server) inTurn(p Packet) []byte {
 	now := time.Now()
+	p.Received = now
 	from, rank := s.adm.sender(p.Peer)
 	if !s.adm.allowed(from, now) {
 		s.cfg.Dropped(DropPrefixRate)

@@ -24,6 +24,8 @@ type Packet struct {
 	// Peer is who asked; Local the address that was asked, also on a wildcard socket.
 	Peer, Local netip.AddrPort
 	TCP         bool
+	// Received is when it came, with a monotonic reading.
+	Received time.Time
 	// ReplyMax is how many octets a reply may have; 0 means no limit (TCP).
 	// What an unauthenticated peer may get is less, and the handler's to know.
 	ReplyMax int

@@ -45,6 +45,7 @@ type datagram struct {
 	oob   []byte
 	from  sender
 	lane  int
+	at    time.Time // read
 }
 
 func newUDPSocket(s *Server, conn *net.UDPConn, local netip.AddrPort) (*udpSocket, error) {
@@ -115,7 +116,7 @@ func (u *udpSocket) take(m *ipv4.Message, now time.Time) {
 		u.s.cfg.Dropped(DropTooBig)
 		return
 	}
-	d := datagram{sock: u, n: m.N, addr: addr, peer: peer, local: u.local}
+	d := datagram{sock: u, n: m.N, addr: addr, peer: peer, local: u.local, at: now}
 	data := m.Buffers[0][:m.N]
 	if u.s.cfg.Slow != nil && u.s.cfg.Slow(data) {
 		d.lane = laneSlow
@@ -187,7 +188,7 @@ func (s *Server) answer(d *datagram) (next *ticket) {
 			s.settle(s.gate.leave(time.Now()))
 		}
 	}
-	reply := s.handle(Packet{Data: d.buf.b[:d.n], Peer: d.peer, Local: d.local, ReplyMax: s.cfg.UDPReplyMax, Waiting: waiting})
+	reply := s.handle(Packet{Data: d.buf.b[:d.n], Peer: d.peer, Local: d.local, Received: d.at, ReplyMax: s.cfg.UDPReplyMax, Waiting: waiting})
 	s.bufs.put(d.buf)
 	switch {
 	case reply == nil:

@@ -17,7 +17,7 @@ func TestOnePortServesUDPAndTCP(t *testing.T) {
 	s := start(t, Config{Handler: func(ctx context.Context, p Packet) []byte {
 		mu.Lock()
 		defer mu.Unlock()
-		p.Data, p.Waiting = append([]byte(nil), p.Data...), nil
+		p.Data, p.Waiting, p.Received = append([]byte(nil), p.Data...), nil, time.Time{}
 		seen = append(seen, p)
 		return p.Data
 	}})
