@@ -17,7 +17,6 @@ import (
 // Config is a node's whole configuration: one TOML file, every part of it optional. The tags are the reference: default,
 // what is allowed, and what it means; deploy/charon.toml is generated from them.
 type Config struct {
-<<<<<<< HEAD
 	Dir   string      `toml:"dir" default:"/var/lib/charon" doc:"Data directory: state, logs, keys and the admin socket. One process at a time may use it."`
 	KDC   KDCConfig   `toml:"kdc" doc:"Port 88: AS and TGS exchanges, UDP and TCP."`
 	Admin AdminConfig `toml:"admin" doc:"The admin API: gRPC over TLS for client certificates, and a unix socket for root on this host."`
@@ -31,19 +30,6 @@ type Config struct {
 
 	Limits LimitsConfig `toml:"limits" doc:"Overload of port 88 (docs/overload.md). Requests of one address prefix take turns with those of others; trusted_prefixes are exempt from every limit here."`
 	Backup BackupConfig `toml:"backup" doc:"Backups that the node leading the realm writes by itself. Set it on every node: any may come to lead."`
-=======
-	Dir    string       `toml:"dir" default:"/var/lib/charon" doc:"Data directory: state, logs, keys and the admin socket. One process at a time may use it."`
-	KDC    KDCConfig    `toml:"kdc" doc:"Port 88: AS and TGS exchanges, UDP and TCP."`
-	Admin  AdminConfig  `toml:"admin" doc:"The admin API: gRPC over TLS for client certificates, and a unix socket for root on this host."`
-	Peer   PeerConfig   `toml:"peer" doc:"Node to node: Raft, forwarding and join, mutual TLS on one port."`
-	HTTP   HTTPConfig   `toml:"http" doc:"/livez, /readyz and /metrics, in clear text. It says nothing about principals."`
-	Limits LimitsConfig `toml:"limits" doc:"Overload of port 88 (docs/overload.md). Requests of one address prefix take turns with those of others; trusted_prefixes are exempt from every limit here."`
-	Audit  AuditConfig  `toml:"audit" doc:"One JSON line for every request that the KDC answers or drops, and for every admin call."`
-	Log    LogConfig    `toml:"log" doc:"What the process says about itself, on standard error."`
-	Raft   RaftConfig   `toml:"raft" doc:"Replication."`
-	Drain  DrainConfig  `toml:"drain" doc:"What happens between SIGTERM and the end; 10 s at most in all."`
-	Ready  ReadyConfig  `toml:"ready" doc:"When /readyz says 503."`
->>>>>>> eb394d3 (node: [limits] in charon.toml, counters and senders that are known)
 }
 
 // KDCConfig is [kdc].

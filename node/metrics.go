@@ -11,11 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/charon-kdc/charon/kdc"
-<<<<<<< HEAD
-	"github.com/charon-kdc/charon/node/backup"
-=======
 	"github.com/charon-kdc/charon/kdc/transport"
->>>>>>> eb394d3 (node: [limits] in charon.toml, counters and senders that are known)
+	"github.com/charon-kdc/charon/node/backup"
 )
 
 // metrics are what /metrics shows, by the names of the operator's manual. No label holds a principal's name, and every
