@@ -116,6 +116,10 @@ var matrix = []struct {
 		_, err := adminv1.NewDiagnosisClient(b.peer).Diagnose(ctx, &adminv1.DiagnoseRequest{})
 		return err
 	}},
+	{what: "auto removal", need: []string{"cluster"}, global: true, call: func(b *bench, ctx context.Context) error {
+		_, err := b.cluster().SetAutoRemoval(ctx, &adminv1.SetAutoRemovalRequest{RequestId: b.fresh()})
+		return err
+	}},
 	{what: "transfer", need: []string{"cluster"}, global: true, call: func(b *bench, ctx context.Context) error {
 		_, err := b.cluster().TransferLeadership(ctx, &adminv1.TransferLeadershipRequest{})
 		return err

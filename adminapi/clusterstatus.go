@@ -48,6 +48,10 @@ func (s clusterServer) GetStatus(ctx context.Context, _ *adminv1.GetStatusReques
 	resp := &adminv1.GetStatusResponse{
 		Meta: s.readMeta(), Realm: cl.GetDefaultRealm(), ClusterId: cl.GetId(), FeatureLevel: cl.GetFeatureLevel(), Version: s.Version,
 		Leader: st.Leader.Name, Voters: uint32(st.Voters), Quorum: st.Quorum, Tolerates: uint32(max(0, st.Tolerates)),
+		AutoRemoveAfter: cl.GetAutoRemoveAfter(), AutoRemoveVoters: cl.GetAutoRemoveVoters(),
+	}
+	if st.TicketsFrom.After(s.Now()) {
+		resp.TicketsFrom = st.TicketsFrom.UnixMilli()
 	}
 	if resp.LastBackup, err = s.lastBackup(); err != nil {
 		return nil, err
@@ -64,7 +68,8 @@ func (s clusterServer) GetStatus(ctx context.Context, _ *adminv1.GetStatusReques
 
 func nodeStatus(m raftstore.NodeStatus, records []*statev1.Node) *adminv1.NodeStatus {
 	out := &adminv1.NodeStatus{
-		Role: m.Role, Health: "ok", Applied: m.Applied, Lag: m.Lag,
+		SilentMs: m.Silence.Milliseconds(),
+		Role:     m.Role, Health: "ok", Applied: m.Applied, Lag: m.Lag,
 		ContactMs: m.LastContact.Milliseconds(), ClockOffsetUs: m.ClockOffset.Microseconds(),
 	}
 	if m.LastContact < 0 {

@@ -71,6 +71,7 @@ var rules = map[string]rule{
 	api + "Cluster/UpdateRealm":        {verbs: []Verb{VerbCluster}, leader: true},
 	api + "Cluster/ListNodes":          {verbs: []Verb{VerbCluster}},
 	api + "Cluster/RemoveNode":         {verbs: []Verb{VerbCluster}, leader: true},
+	api + "Cluster/SetAutoRemoval":     {verbs: []Verb{VerbCluster}, leader: true},
 	api + "Cluster/TransferLeadership": {verbs: []Verb{VerbCluster}, leader: true},
 	api + "Cluster/CreateToken":        {verbs: []Verb{VerbCluster}, leader: true},
 	api + "Cluster/ListTokens":         {verbs: []Verb{VerbCluster}},

@@ -14,6 +14,7 @@ import (
 	"github.com/charon-kdc/charon/node/pki"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore"
+	"github.com/charon-kdc/charon/raftstore/peer"
 	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
@@ -22,6 +23,17 @@ type doorkeeper struct {
 	store *raftstore.Store
 	ring  *masterkey.Ring
 	now   func() time.Time
+}
+
+func (d *doorkeeper) Known(ctx context.Context, id peer.NodeID) (bool, error) {
+	if !d.store.Current(ctx) {
+		return false, raftstore.ErrNoLeader
+	}
+	_, err := d.store.DB().Node(id[:])
+	if errors.Is(err, realm.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (d *doorkeeper) Leader(context.Context) (string, error) {

@@ -450,4 +450,8 @@ func TestNodeRemovedWhileAwayStopsServing(t *testing.T) {
 	if code, body, err := n1.get("/readyz"); err != nil || code != http.StatusOK {
 		t.Errorf("kdc1: %d %s %v", code, body, err)
 	}
+	// A member said so, and it is remembered.
+	if _, err := os.Stat(filepath.Join(n3.c.Dir, removedFile)); err != nil {
+		t.Errorf("the removal is not remembered: %v", err)
+	}
 }

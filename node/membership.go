@@ -11,6 +11,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/charon-kdc/charon/adminapi"
+	"github.com/charon-kdc/charon/node/join"
+	"github.com/charon-kdc/charon/node/wallclock"
+	"github.com/charon-kdc/charon/raftstore"
 	"github.com/charon-kdc/charon/raftstore/peer"
 	"github.com/charon-kdc/charon/raftstore/realm"
 )
@@ -59,7 +63,6 @@ func (s *server) watchMembership(ctx context.Context) {
 		if _, ok := s.store.Leader(); ok {
 			alone = time.Now()
 		} else if time.Since(alone) > aloneFor && s.refusedByOthers(ctx) {
-			s.leave()
 			return
 		}
 	}
@@ -84,8 +87,7 @@ func (s *server) leave() {
 	})
 }
 
-// remember keeps a restart from serving. Only a removal that this node's own state shows is remembered: a certificate can be refused for
-// reasons that pass, such as a wrong clock.
+// remember keeps a restart from serving.
 func (s *server) remember() {
 	if err := writeFile(filepath.Join(s.c.Dir, removedFile), []byte(errRemoved.Error()+"\n"), 0o600); err != nil {
 		s.log.Error("remembering the removal", "error", err)
@@ -104,11 +106,7 @@ func (s *server) awaitMembers(ctx context.Context) {
 		}
 		if time.Since(unheard) > unheardFor {
 			others, refused := s.knock(ctx)
-			if refused == 0 {
-				return
-			}
-			if 2*refused > others {
-				s.leave()
+			if refused == 0 || s.judgeRefusals(ctx, others, refused) {
 				return
 			}
 			unheard = time.Now()
@@ -122,11 +120,46 @@ func (s *server) awaitMembers(ctx context.Context) {
 	}
 }
 
-// refusedByOthers tells whether more than half of the other nodes of the state refuse this node's certificate.
-// One that refuses has a configuration without this node; a partition makes nobody refuse.
-func (s *server) refusedByOthers(ctx context.Context) bool {
+// refusedByOthers has this node leave if the others refuse its certificate, and tells whether it did.
+func (s *server) refusedByOthers(ctx context.Context) (left bool) {
 	others, refused := s.knock(ctx)
-	return 2*refused > others
+	return refused > 0 && s.judgeRefusals(ctx, others, refused)
+}
+
+// judgeRefusals: a certificate can be refused for reasons that pass, such as a wrong clock, so a member is asked whether this node was removed. Its
+// word is remembered. Where none can tell, more than half that refuse are enough not to serve for now: they have a configuration without this node,
+// and a partition makes nobody refuse.
+func (s *server) judgeRefusals(ctx context.Context, others, refused int) (left bool) {
+	removed, sure := s.askRemoved(ctx)
+	switch {
+	case removed:
+		s.remember()
+	case sure || 2*refused <= others:
+		return false
+	}
+	s.leave()
+	return true
+}
+
+// askRemoved asks one member after the other, until one can tell.
+func (s *server) askRemoved(ctx context.Context) (removed, sure bool) {
+	nodes, err := s.store.DB().Nodes()
+	if err != nil {
+		return false, false
+	}
+	self := s.store.Self().ID
+	for _, n := range nodes {
+		if peer.NodeID(n.GetId()) == self {
+			continue
+		}
+		qctx, cancel := context.WithTimeout(ctx, knockLimit)
+		removed, err := join.Removed(qctx, n.GetPeerAddress(), s.creds.authority, self, wallclock.Now())
+		cancel()
+		if err == nil {
+			return removed, true
+		}
+	}
+	return false, false
 }
 
 // knock asks every other node of the state at once and counts them, and those that refuse this node's certificate.
@@ -179,4 +212,17 @@ func isRefusal(err error) bool {
 		return op.Err != nil && op.Err.Error() == "tls: bad certificate"
 	}
 	return false
+}
+
+// nodeRemoved audits that this node, the leader, removed a dead one by itself.
+func (s *server) nodeRemoved(n raftstore.NodeRef, after time.Duration, err error) {
+	e := adminapi.AuditEvent{Time: wallclock.Now(), Method: "auto-remove", Caller: "charon", Target: n.Name, Code: "OK", Reason: "SILENT for " + after.String()}
+	if err == nil {
+		s.metrics.removals.Inc()
+	} else {
+		e.Code, e.Reason = "UNKNOWN", e.Reason+"; "+err.Error()
+	}
+	if s.audit != nil {
+		s.audit.Admin(e)
+	}
 }

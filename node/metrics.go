@@ -13,6 +13,7 @@ import (
 	"github.com/charon-kdc/charon/kdc"
 	"github.com/charon-kdc/charon/kdc/transport"
 	"github.com/charon-kdc/charon/node/backup"
+	"github.com/charon-kdc/charon/raftstore"
 )
 
 // metrics are what /metrics shows, by the names of the operator's manual. No label holds a principal's name, and every
@@ -34,6 +35,8 @@ type metrics struct {
 	replayState *prometheus.GaugeVec     // state
 	leader      *prometheus.GaugeVec     // group
 	backups     *prometheus.CounterVec   // result
+	silence     *prometheus.GaugeVec     // node
+	removals    prometheus.Counter
 }
 
 // gauges are read when somebody scrapes. Each answers at once, from memory.
@@ -92,6 +95,9 @@ func newMetrics(version string) *metrics {
 	for _, group := range []string{"realm", "replay"} {
 		m.leader.WithLabelValues(group).Set(0)
 	}
+	m.silence = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "charon_node_silence_seconds", Help: "Since this node last heard of that one, or since it began to ask."}, []string{"node"})
+	m.removals = prometheus.NewCounter(prometheus.CounterOpts{Name: "charon_nodes_removed_total", Help: "Dead nodes that this node, as leader, removed by itself."})
+	m.registry.MustRegister(m.silence, m.removals)
 	m.lockouts = prometheus.NewCounter(prometheus.CounterOpts{Name: "charon_lockouts_total", Help: "AS requests refused because the client is locked out."})
 	m.replayWait = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "charon_replay_wait_seconds", Help: "From handing a proof to the shared replay cache to its verdict.", Buckets: fastBuckets})
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "charon_build_info", Help: "1, labelled by what runs."}, []string{"version", "goversion"})
@@ -164,6 +170,16 @@ func (m *metrics) observe(e *kdc.Event) {
 	}
 	if e.Status == lockedOut {
 		m.lockouts.Inc()
+	}
+}
+
+// members notes the other nodes as this one sees them. Nodes come and go, so the old ones are dropped.
+func (m *metrics) members(st raftstore.Status) {
+	m.silence.Reset()
+	for _, n := range st.Nodes {
+		if n.ID != st.Self.ID {
+			m.silence.WithLabelValues(n.Name).Set(n.Silence.Seconds())
+		}
 	}
 }
 

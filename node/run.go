@@ -174,7 +174,7 @@ func (s *server) open() error {
 	if s.ring, err = masterkey.Load(s.c.MasterKeyPath()); err != nil {
 		return err
 	}
-	if s.audit, err = s.openAudit(); err != nil {
+	if s.audit, err = s.c.openAudit(s.creds.Name, s.log); err != nil {
 		return err
 	}
 	if err := s.openStore(); err != nil {
@@ -189,17 +189,18 @@ func (s *server) open() error {
 	return s.openHTTP()
 }
 
-func (s *server) openAudit() (*audit.Writer, error) {
-	c := audit.Config{Queue: s.c.Audit.Queue, Node: s.creds.Name, Logger: s.log}
-	switch s.c.Audit.Target {
+// openAudit is nil when audit.target is "none".
+func (c *Config) openAudit(node string, log *slog.Logger) (*audit.Writer, error) {
+	a := audit.Config{Queue: c.Audit.Queue, Node: node, Logger: log}
+	switch c.Audit.Target {
 	case "stderr":
-		c.Out = os.Stderr
+		a.Out = os.Stderr
 	case "file":
-		c.Path = s.c.AuditPath()
+		a.Path = c.AuditPath()
 	default:
 		return nil, nil
 	}
-	return audit.New(c)
+	return audit.New(a)
 }
 
 func (s *server) openStore() error {
@@ -220,6 +221,7 @@ func (s *server) openStore() error {
 	conf := s.c.storeConfig(s.creds, s.ring, ln, self, s.log, observe)
 	conf.FeatureLevelMax = s.o.FeatureLevelMax
 	conf.Keys = masterkey.NewFile(s.c.MasterKeyPath(), s.ring, s.c.masterKeyFixed())
+	conf.Observe.NodeRemoved = s.nodeRemoved
 	s.store, err = raftstore.Open(conf)
 	if err != nil {
 		return fmt.Errorf("opening the replicated store: %w", err)
@@ -345,7 +347,7 @@ func (s *server) openHTTP() error {
 		return fmt.Errorf("opening the health port (http.address): %w", err)
 	}
 	s.httpLn = limitConns(ln, httpConnsMax)
-	s.survey = &survey{status: s.store.Status, log: s.log}
+	s.survey = &survey{status: s.store.Status, log: s.log, seen: s.metrics.members}
 	s.health = &health{
 		failures: s.c.Ready.Failures, successes: s.c.Ready.Successes, probe: s.check, leader: s.store.IsLeader, voter: s.survey.voter, log: s.log,
 		changed: func(ready bool, reason string) {

@@ -18,6 +18,7 @@ const (
 type survey struct {
 	status func(context.Context) raftstore.Status
 	log    *slog.Logger
+	seen   func(raftstore.Status) // may be nil
 	last   atomic.Pointer[raftstore.Status]
 }
 
@@ -27,6 +28,9 @@ func (s *survey) run(ctx context.Context) {
 		st := s.status(sctx)
 		cancel()
 		s.last.Store(&st)
+		if s.seen != nil {
+			s.seen(st)
+		}
 		every := surveyEvery
 		if !s.voter() {
 			every = surveyEvery / 10 // somebody may wait for a joined node's vote

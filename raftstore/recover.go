@@ -332,6 +332,7 @@ func (d *disk) noteLost(f *Survivors) (names []string, err error) {
 			names = append(names, n.GetName())
 		}
 	}
+	slices.Sort(names)
 	b, err := json.Marshal(lost)
 	if err != nil {
 		return nil, err

@@ -62,7 +62,7 @@ func (v *service) Info(ctx context.Context, req *peerv1.InfoRequest) (*peerv1.In
 	}
 	v.s.where.sign(caller)
 	v.s.where.report(caller, req.GetPeerAddress(), req.GetBootCounter())
-	current := req.GetVouch() && v.s.current(ctx) // before the state is read
+	current := req.GetVouch() && v.s.Current(ctx) // before the state is read
 	r := v.s.info(caller)
 	if req.GetVouch() {
 		r.Current, r.BootCounterOfAsker = current, v.s.knownStarts(caller)

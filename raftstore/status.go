@@ -31,6 +31,8 @@ type Status struct {
 	Doubles    uint64
 	LastDouble time.Time
 	Nodes      []NodeStatus
+	// TicketsFrom: authenticators up to then are refused, since the replay cache lost track once; zero if it never did.
+	TicketsFrom time.Time
 }
 
 // NodeStatus is one member.
@@ -81,6 +83,7 @@ func (s *Store) Status(ctx context.Context) Status {
 		Quorum:      s.quorum(),
 		Applied:     s.applied.get(),
 		ReplayState: s.proofs.stateName(),
+		TicketsFrom: s.Epoch(),
 	}
 	st.FeatureLevel = s.db.FeatureLevel()
 	if n, last := s.state.Doubles(); n > 0 {

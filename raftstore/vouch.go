@@ -123,8 +123,8 @@ func startsIn(cmd *statev1.Command, id peer.NodeID) (known uint64) {
 	return known
 }
 
-// current tells whether this node's applied state holds everything that was acknowledged before the call.
-func (s *Store) current(ctx context.Context) bool {
+// Current tells whether this node's applied state holds everything that was acknowledged before the call.
+func (s *Store) Current(ctx context.Context) bool {
 	if !s.started.Load() {
 		return false
 	}

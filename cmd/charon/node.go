@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,7 +14,7 @@ import (
 
 func newNodeCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "node", Short: "members of the cluster"}
-	cmd.AddCommand(nodeList(), nodeRemove(), nodeTransfer())
+	cmd.AddCommand(nodeList(), nodeRemove(), nodeTransfer(), nodeAutoRemove(), nodeMoved(), nodeSurvivors())
 	return cmd
 }
 
@@ -92,4 +93,47 @@ func nodeTransfer() *cobra.Command {
 			})
 		},
 	}
+}
+
+func nodeAutoRemove() *cobra.Command {
+	var after time.Duration
+	var voters uint32
+	cmd := &cobra.Command{
+		Use: "auto-remove [off]", Short: "let a dead node go by itself once another votes in its place",
+		Long: `Allows the leader to remove a voter that no node has heard of for a while, and at first forbids it. It is removed only when as many voters
+stay as there are now (or as --voters says), so after another has joined and been promoted; one at a time; never down to fewer than 3; and never while half of the voters
+are silent. Each removal is audited.`,
+		Example: "  charon node auto-remove --after 24h\n  charon node auto-remove off",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			off := len(args) == 1
+			switch {
+			case off && args[0] != "off":
+				return usage(cmd, "it is --after DURATION, or off")
+			case off && (after != 0 || voters != 0):
+				return usage(cmd, "off takes no --after and no --voters")
+			case !off && (after < time.Second || after%time.Second != 0):
+				return usage(cmd, "--after is needed, in whole seconds, such as 24h; or off")
+			}
+			return withConnection(cmd, func(ctx context.Context, c *connection) error {
+				r, err := mutate(ctx, cmd, func(ctx context.Context, id []byte) (*adminv1.SetAutoRemovalResponse, error) {
+					return c.cluster().SetAutoRemoval(ctx, &adminv1.SetAutoRemovalRequest{RequestId: id, After: int64(after / time.Second), Voters: voters})
+				})
+				if err != nil {
+					return err
+				}
+				return show(cmd, r, func(w io.Writer, _ bool) error {
+					text := "dead nodes stay until charon node remove\n"
+					if r.GetAfter() != 0 {
+						text = fmt.Sprintf("a node that is silent for %v is removed, while %d voters stay\n", time.Duration(r.GetAfter())*time.Second, r.GetVoters())
+					}
+					_, err := io.WriteString(w, text)
+					return err
+				})
+			})
+		},
+	}
+	cmd.Flags().DurationVar(&after, "after", 0, "how long no node has heard of it, at least 1m")
+	cmd.Flags().Uint32Var(&voters, "voters", 0, "so many voters must stay (default: as many as there are now)")
+	return cmd
 }

@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,19 +17,32 @@ import (
 )
 
 func newServerCommand() *cobra.Command {
-	var config string
+	var config, recoverFrom string
+	var waive, compact bool
 	c := &cobra.Command{
 		Use:   "server",
 		Short: "run this host's node",
 		Long: `Runs the node of the data directory: KDC, admin API, replication, health and metrics, until SIGTERM or ^C.
 Before that, one charon init makes a realm, or charon join makes this host a node of one.
 
-SIGTERM drains: readiness goes, leadership is handed over, requests in work are finished. SIGHUP opens the audit file again.`,
+SIGTERM drains: readiness goes, leadership is handed over, requests in work are finished. SIGHUP opens the audit file again.
+
+With --recover or --compact-log it works on the data directory of a stopped node, and ends. --recover makes a realm of the nodes that are left after a
+majority was lost for good: charon node survivors makes the list, every survivor is given the same one, and none may run meanwhile
+(docs/cluster.md).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(config)
 			if err != nil {
 				return err
+			}
+			switch {
+			case recoverFrom != "":
+				return recoverNode(cmd, cfg, recoverFrom, waive)
+			case waive:
+				return usage(cmd, "--waive-replay-epoch goes with --recover")
+			case compact:
+				return compactLogs(cmd, cfg)
 			}
 			level, err := heldLevel(cmd)
 			if err != nil {
@@ -37,8 +52,43 @@ SIGTERM drains: readiness goes, leadership is handed over, requests in work are 
 		},
 	}
 	c.Flags().StringVar(&config, "config", "", "configuration file (default: the first of "+fmt.Sprint(node.ConfigPaths)+" that is there)")
+	c.Flags().StringVar(&recoverFrom, "recover", "", "file: recover this stopped node by that list of survivors, and end")
+	c.Flags().BoolVar(&waive, "waive-replay-epoch", false, "with --recover: give service tickets at once, though what a lost node accepted can then be replayed")
+	c.Flags().BoolVar(&compact, "compact-log", false, "make this stopped node's log files smaller, and end")
+	c.MarkFlagsMutuallyExclusive("recover", "compact-log")
 	addHoldFlag(c)
 	return c
+}
+
+func recoverNode(cmd *cobra.Command, cfg *node.Config, file string, waive bool) error {
+	list, err := node.ReadSurvivors(file)
+	if err != nil {
+		return err
+	}
+	r, err := node.Recover(cfg, list, waive)
+	if err != nil {
+		return err
+	}
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "Recovered. The realm goes on from the log of %s.\n", r.Base)
+	if len(r.Lost) > 0 {
+		fmt.Fprintf(out, "No longer nodes: %s. Wipe their disks before they are started again: together they could go on as the old realm.\n", strings.Join(r.Lost, ", "))
+	}
+	if r.TicketsFrom.IsZero() {
+		fmt.Fprintln(out, "The replay cache's new epoch is waived: service tickets are given at once.")
+	} else {
+		fmt.Fprintf(out, "Service tickets are given again from %s on (RFC 4120 section 3.2.3); logins at once.\n", r.TicketsFrom.UTC().Format(time.RFC3339))
+	}
+	_, err = fmt.Fprintln(out, "When every survivor is recovered by the same list, start them.")
+	return err
+}
+
+func compactLogs(cmd *cobra.Command, cfg *node.Config) error {
+	done, err := node.CompactLogs(cfg)
+	for _, d := range done {
+		fmt.Fprintf(cmd.OutOrStdout(), "%s: %d MiB, was %d MiB\n", d.Path, d.After>>20, d.Before>>20)
+	}
+	return err
 }
 
 // holdFlag makes this release a node of an older one, as far as formats go. It is for tests of mixed clusters, and is not shown.

@@ -62,6 +62,14 @@ func printStatus(w io.Writer, st *adminv1.GetStatusResponse, now time.Time) erro
 	if err := table(w, "NODE ROLE HEALTH LAG AS/s TGS/s P99 UP CLOCK CERT", rows); err != nil {
 		return err
 	}
+	if from := st.GetTicketsFrom(); from != 0 {
+		fmt.Fprintf(w, "NO SERVICE TICKETS until %s: the replay cache began anew; logins work\n", time.UnixMilli(from).UTC().Format("15:04:05Z"))
+	}
+	for _, n := range st.GetNodes() {
+		if silent := time.Duration(n.GetSilentMs()) * time.Millisecond; n.GetHealth() == "down" && silent >= time.Minute {
+			fmt.Fprintf(w, "%s has not been heard of for %s; if it is lost for good: charon node remove %[1]s\n", n.GetNode().GetName(), age(silent))
+		}
+	}
 	if st.GetCounted() {
 		fmt.Fprintf(w, "Principals %d   locked %d   expiring in 30 d %d   RC4 allowed %d   ", st.GetPrincipals(), st.GetLocked(), st.GetExpiring_30D(), st.GetRc4Allowed())
 	}

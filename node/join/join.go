@@ -62,6 +62,9 @@ type Request struct {
 	Hosts           []string `json:"hosts"` // for the certificate
 	Version         string   `json:"version"`
 	FeatureLevelMax uint32   `json:"feature_level_max"`
+
+	// Member makes it a question.
+	Member []byte `json:"member,omitempty"`
 }
 
 // Grant is what the cluster gives a node that it lets in.
@@ -88,6 +91,7 @@ type answer struct {
 	Redirect string `json:"redirect,omitempty"` // the leader's peer address: ask there
 	Retry    string `json:"retry,omitempty"`    // why to come again in a moment
 	Refused  string `json:"refused,omitempty"`  // why not
+	Member   string `json:"member,omitempty"`   // to a question
 }
 
 // node is the request's record, bound to the joiner's key.
@@ -234,13 +238,7 @@ func (j *Joiner) verify(cs tls.ConnectionState) error {
 	if cs.NegotiatedProtocol != peer.ALPNJoin {
 		return fmt.Errorf("the node at %s has no join service", j.Token.Address)
 	}
-	if n := len(cs.PeerCertificates); n < 2 || sha256.Sum256(cs.PeerCertificates[1].Raw) != j.Token.Pin {
-		return ErrPin
-	}
-	if _, err := pki.VerifyNode(cs.PeerCertificates[1], [][]byte{cs.PeerCertificates[0].Raw}, j.Now()); err != nil {
-		return fmt.Errorf("%w: %w", ErrPin, err)
-	}
-	return nil
+	return verifyPinned(cs, j.Token.Pin, j.Now())
 }
 
 func (j *Joiner) request(cs tls.ConnectionState) (*Request, error) {

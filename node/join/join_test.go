@@ -39,6 +39,20 @@ type memory struct {
 	released  int
 }
 
+func (m *memory) Known(_ context.Context, id peer.NodeID) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.noLeader {
+		return false, errors.New("no leader now")
+	}
+	for _, n := range m.nodes {
+		if bytes.Equal(n.GetId(), id[:]) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 func (m *memory) Leader(context.Context) (string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

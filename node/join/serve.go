@@ -39,6 +39,8 @@ func (e *RefusedError) Error() string { return e.Why }
 
 // Backend is the cluster as the join service uses it.
 type Backend interface {
+	// Known tells whether a node is a member, committed, as of now. An error when this node can't say.
+	Known(ctx context.Context, id peer.NodeID) (bool, error)
 	// Leader gives "" when this node leads and may decide, else the leader's peer address. *RetryError without a leader.
 	Leader(ctx context.Context) (peerAddress string, err error)
 	// Token is the record, or nil when there is none.
@@ -104,8 +106,13 @@ func (s *Server) exchange(ctx context.Context, c *peer.Conn, slot *peer.Slot) {
 		s.Logger.Debug("join: reading the request", "peer", c.RemoteAddr(), "error", err)
 		return
 	}
-	ans := s.decide(ctx, c.ConnectionState(), r, slot)
-	s.log(c.RemoteAddr(), r, ans)
+	var ans *answer
+	if len(r.Member) > 0 {
+		ans = s.member(ctx, r.Member)
+	} else {
+		ans = s.decide(ctx, c.ConnectionState(), r, slot)
+		s.log(c.RemoteAddr(), r, ans)
+	}
 	if err := writeMessage(c, ans); err != nil {
 		s.Logger.Warn("join: answering", "peer", c.RemoteAddr(), "error", err)
 	}

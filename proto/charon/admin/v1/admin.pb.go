@@ -4603,6 +4603,126 @@ func (x *RemoveNodeResponse) GetRotate() []string {
 	return nil
 }
 
+type SetAutoRemovalRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     []byte                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	After         int64                  `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`   // seconds without a sign of life, at least 60; 0: never
+	Voters        uint32                 `protobuf:"varint,3,opt,name=voters,proto3" json:"voters,omitempty"` // that must stay, at least 3; 0: as many as there are now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetAutoRemovalRequest) Reset() {
+	*x = SetAutoRemovalRequest{}
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAutoRemovalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAutoRemovalRequest) ProtoMessage() {}
+
+func (x *SetAutoRemovalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAutoRemovalRequest.ProtoReflect.Descriptor instead.
+func (*SetAutoRemovalRequest) Descriptor() ([]byte, []int) {
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *SetAutoRemovalRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
+}
+
+func (x *SetAutoRemovalRequest) GetAfter() int64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *SetAutoRemovalRequest) GetVoters() uint32 {
+	if x != nil {
+		return x.Voters
+	}
+	return 0
+}
+
+type SetAutoRemovalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	After         int64                  `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
+	Voters        uint32                 `protobuf:"varint,3,opt,name=voters,proto3" json:"voters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetAutoRemovalResponse) Reset() {
+	*x = SetAutoRemovalResponse{}
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAutoRemovalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAutoRemovalResponse) ProtoMessage() {}
+
+func (x *SetAutoRemovalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAutoRemovalResponse.ProtoReflect.Descriptor instead.
+func (*SetAutoRemovalResponse) Descriptor() ([]byte, []int) {
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *SetAutoRemovalResponse) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *SetAutoRemovalResponse) GetAfter() int64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *SetAutoRemovalResponse) GetVoters() uint32 {
+	if x != nil {
+		return x.Voters
+	}
+	return 0
+}
+
 type TransferLeadershipRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	To            string                 `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"` // node name; empty: any other voter
@@ -4612,7 +4732,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4624,7 +4744,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4637,7 +4757,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *TransferLeadershipRequest) GetTo() string {
@@ -4657,7 +4777,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4669,7 +4789,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4682,7 +4802,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *TransferLeadershipResponse) GetMeta() *Meta {
@@ -4713,7 +4833,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4725,7 +4845,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4738,7 +4858,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{62}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Token) GetId() []byte {
@@ -4794,7 +4914,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4806,7 +4926,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4819,7 +4939,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{63}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *CreateTokenRequest) GetRequestId() []byte {
@@ -4854,7 +4974,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4866,7 +4986,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4879,7 +4999,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{64}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *CreateTokenResponse) GetMeta() *Meta {
@@ -4915,7 +5035,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4927,7 +5047,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4940,7 +5060,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{65}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListTokensRequest) GetFilter() string {
@@ -4982,7 +5102,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4994,7 +5114,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5007,7 +5127,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{66}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ListTokensResponse) GetMeta() *Meta {
@@ -5041,7 +5161,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5053,7 +5173,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5066,7 +5186,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{67}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RevokeTokenRequest) GetRequestId() []byte {
@@ -5092,7 +5212,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5104,7 +5224,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5117,7 +5237,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{68}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RevokeTokenResponse) GetMeta() *Meta {
@@ -5143,7 +5263,7 @@ type NodeStats struct {
 
 func (x *NodeStats) Reset() {
 	*x = NodeStats{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5155,7 +5275,7 @@ func (x *NodeStats) String() string {
 func (*NodeStats) ProtoMessage() {}
 
 func (x *NodeStats) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5168,7 +5288,7 @@ func (x *NodeStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStats.ProtoReflect.Descriptor instead.
 func (*NodeStats) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{69}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *NodeStats) GetAsPerSecond() float64 {
@@ -5228,7 +5348,7 @@ type GetNodeStatsRequest struct {
 
 func (x *GetNodeStatsRequest) Reset() {
 	*x = GetNodeStatsRequest{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5240,7 +5360,7 @@ func (x *GetNodeStatsRequest) String() string {
 func (*GetNodeStatsRequest) ProtoMessage() {}
 
 func (x *GetNodeStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5253,7 +5373,7 @@ func (x *GetNodeStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeStatsRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeStatsRequest) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{70}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{72}
 }
 
 type GetNodeStatsResponse struct {
@@ -5266,7 +5386,7 @@ type GetNodeStatsResponse struct {
 
 func (x *GetNodeStatsResponse) Reset() {
 	*x = GetNodeStatsResponse{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5278,7 +5398,7 @@ func (x *GetNodeStatsResponse) String() string {
 func (*GetNodeStatsResponse) ProtoMessage() {}
 
 func (x *GetNodeStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5291,7 +5411,7 @@ func (x *GetNodeStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeStatsResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeStatsResponse) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{71}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *GetNodeStatsResponse) GetMeta() *Meta {
@@ -5320,14 +5440,15 @@ type NodeStatus struct {
 	Stats         *NodeStats             `protobuf:"bytes,8,opt,name=stats,proto3" json:"stats,omitempty"`                                         // absent: the node did not answer
 	// normal, degraded (cut off from the others, and serving from its own state) or refusing (cut off); empty: the node did not answer.
 	Service       string `protobuf:"bytes,9,opt,name=service,proto3" json:"service,omitempty"`
-	Journal       uint64 `protobuf:"varint,10,opt,name=journal,proto3" json:"journal,omitempty"` // records of what it accepted alone that it has yet to hand in
+	Journal       uint64 `protobuf:"varint,10,opt,name=journal,proto3" json:"journal,omitempty"`                   // records of what it accepted alone that it has yet to hand in
+	SilentMs      int64  `protobuf:"varint,14,opt,name=silent_ms,json=silentMs,proto3" json:"silent_ms,omitempty"` // since the answering node last heard of it, or since it began to ask
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5339,7 +5460,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5352,7 +5473,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{72}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *NodeStatus) GetNode() *Node {
@@ -5425,6 +5546,13 @@ func (x *NodeStatus) GetJournal() uint64 {
 	return 0
 }
 
+func (x *NodeStatus) GetSilentMs() int64 {
+	if x != nil {
+		return x.SilentMs
+	}
+	return 0
+}
+
 type GetStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -5433,7 +5561,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5445,7 +5573,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5458,7 +5586,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{73}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{75}
 }
 
 type GetStatusResponse struct {
@@ -5481,17 +5609,22 @@ type GetStatusResponse struct {
 	Expiring_30D uint64 `protobuf:"varint,15,opt,name=expiring_30d,json=expiring30d,proto3" json:"expiring_30d,omitempty"`
 	Rc4Allowed   uint64 `protobuf:"varint,16,opt,name=rc4_allowed,json=rc4Allowed,proto3" json:"rc4_allowed,omitempty"`
 	// Authenticators that turned out to be accepted in two different requests, and when the last one did; 0: never.
-	DoubleAccepts    uint64      `protobuf:"varint,17,opt,name=double_accepts,json=doubleAccepts,proto3" json:"double_accepts,omitempty"`
-	LastDoubleAccept int64       `protobuf:"varint,18,opt,name=last_double_accept,json=lastDoubleAccept,proto3" json:"last_double_accept,omitempty"`
-	ServiceReason    string      `protobuf:"bytes,19,opt,name=service_reason,json=serviceReason,proto3" json:"service_reason,omitempty"` // of the answering node's service, where it is not normal
-	LastBackup       *LastBackup `protobuf:"bytes,27,opt,name=last_backup,json=lastBackup,proto3" json:"last_backup,omitempty"`          // absent: none is known
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	DoubleAccepts    uint64 `protobuf:"varint,17,opt,name=double_accepts,json=doubleAccepts,proto3" json:"double_accepts,omitempty"`
+	LastDoubleAccept int64  `protobuf:"varint,18,opt,name=last_double_accept,json=lastDoubleAccept,proto3" json:"last_double_accept,omitempty"`
+	ServiceReason    string `protobuf:"bytes,19,opt,name=service_reason,json=serviceReason,proto3" json:"service_reason,omitempty"` // of the answering node's service, where it is not normal
+	// A voter that is silent for so many seconds is removed by itself while so many voters stay; 0: never.
+	AutoRemoveAfter  int64  `protobuf:"varint,22,opt,name=auto_remove_after,json=autoRemoveAfter,proto3" json:"auto_remove_after,omitempty"`
+	AutoRemoveVoters uint32 `protobuf:"varint,23,opt,name=auto_remove_voters,json=autoRemoveVoters,proto3" json:"auto_remove_voters,omitempty"`
+	// Until then no service tickets are given for authenticators from before: the replay cache lost track, in a recovery or restore. 0: it did not.
+	TicketsFrom   int64       `protobuf:"varint,24,opt,name=tickets_from,json=ticketsFrom,proto3" json:"tickets_from,omitempty"`
+	LastBackup    *LastBackup `protobuf:"bytes,27,opt,name=last_backup,json=lastBackup,proto3" json:"last_backup,omitempty"` // absent: none is known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5503,7 +5636,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5516,7 +5649,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{74}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *GetStatusResponse) GetMeta() *Meta {
@@ -5652,6 +5785,27 @@ func (x *GetStatusResponse) GetServiceReason() string {
 	return ""
 }
 
+func (x *GetStatusResponse) GetAutoRemoveAfter() int64 {
+	if x != nil {
+		return x.AutoRemoveAfter
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetAutoRemoveVoters() uint32 {
+	if x != nil {
+		return x.AutoRemoveVoters
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetTicketsFrom() int64 {
+	if x != nil {
+		return x.TicketsFrom
+	}
+	return 0
+}
+
 func (x *GetStatusResponse) GetLastBackup() *LastBackup {
 	if x != nil {
 		return x.LastBackup
@@ -5675,7 +5829,7 @@ type LastBackup struct {
 
 func (x *LastBackup) Reset() {
 	*x = LastBackup{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5687,7 +5841,7 @@ func (x *LastBackup) String() string {
 func (*LastBackup) ProtoMessage() {}
 
 func (x *LastBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5700,7 +5854,7 @@ func (x *LastBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LastBackup.ProtoReflect.Descriptor instead.
 func (*LastBackup) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{75}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *LastBackup) GetIndex() uint64 {
@@ -6185,7 +6339,16 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x12RemoveNodeResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x12\x16\n" +
 	"\x06voters\x18\x02 \x01(\rR\x06voters\x12\x16\n" +
-	"\x06rotate\x18\x03 \x03(\tR\x06rotate\"+\n" +
+	"\x06rotate\x18\x03 \x03(\tR\x06rotate\"d\n" +
+	"\x15SetAutoRemovalRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\fR\trequestId\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x03R\x05after\x12\x16\n" +
+	"\x06voters\x18\x03 \x01(\rR\x06voters\"q\n" +
+	"\x16SetAutoRemovalResponse\x12)\n" +
+	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x03R\x05after\x12\x16\n" +
+	"\x06voters\x18\x03 \x01(\rR\x06voters\"+\n" +
 	"\x19TransferLeadershipRequest\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\tR\x02to\"_\n" +
 	"\x1aTransferLeadershipResponse\x12)\n" +
@@ -6238,7 +6401,7 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x13GetNodeStatsRequest\"s\n" +
 	"\x14GetNodeStatsResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x120\n" +
-	"\x05stats\x18\x02 \x01(\v2\x1a.charon.admin.v1.NodeStatsR\x05stats\"\xbc\x02\n" +
+	"\x05stats\x18\x02 \x01(\v2\x1a.charon.admin.v1.NodeStatsR\x05stats\"\xd9\x02\n" +
 	"\n" +
 	"NodeStatus\x12)\n" +
 	"\x04node\x18\x01 \x01(\v2\x15.charon.admin.v1.NodeR\x04node\x12\x12\n" +
@@ -6252,8 +6415,9 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x05stats\x18\b \x01(\v2\x1a.charon.admin.v1.NodeStatsR\x05stats\x12\x18\n" +
 	"\aservice\x18\t \x01(\tR\aservice\x12\x18\n" +
 	"\ajournal\x18\n" +
-	" \x01(\x04R\ajournal\"\x12\n" +
-	"\x10GetStatusRequest\"\xbe\x05\n" +
+	" \x01(\x04R\ajournal\x12\x1b\n" +
+	"\tsilent_ms\x18\x0e \x01(\x03R\bsilentMs\"\x12\n" +
+	"\x10GetStatusRequest\"\xbb\x06\n" +
 	"\x11GetStatusResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x12\x14\n" +
 	"\x05realm\x18\x02 \x01(\tR\x05realm\x12\x1d\n" +
@@ -6278,7 +6442,10 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"rc4Allowed\x12%\n" +
 	"\x0edouble_accepts\x18\x11 \x01(\x04R\rdoubleAccepts\x12,\n" +
 	"\x12last_double_accept\x18\x12 \x01(\x03R\x10lastDoubleAccept\x12%\n" +
-	"\x0eservice_reason\x18\x13 \x01(\tR\rserviceReason\x12<\n" +
+	"\x0eservice_reason\x18\x13 \x01(\tR\rserviceReason\x12*\n" +
+	"\x11auto_remove_after\x18\x16 \x01(\x03R\x0fautoRemoveAfter\x12,\n" +
+	"\x12auto_remove_voters\x18\x17 \x01(\rR\x10autoRemoveVoters\x12!\n" +
+	"\ftickets_from\x18\x18 \x01(\x03R\vticketsFrom\x12<\n" +
 	"\vlast_backup\x18\x1b \x01(\v2\x1b.charon.admin.v1.LastBackupR\n" +
 	"lastBackup\"\xaf\x01\n" +
 	"\n" +
@@ -6324,7 +6491,7 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"RevokeRole\x12\".charon.admin.v1.RevokeRoleRequest\x1a#.charon.admin.v1.RevokeRoleResponse\x12R\n" +
 	"\tListRoles\x12!.charon.admin.v1.ListRolesRequest\x1a\".charon.admin.v1.ListRolesResponse\x12^\n" +
-	"\rGetPrivileges\x12%.charon.admin.v1.GetPrivilegesRequest\x1a&.charon.admin.v1.GetPrivilegesResponse2\x8a\a\n" +
+	"\rGetPrivileges\x12%.charon.admin.v1.GetPrivilegesRequest\x1a&.charon.admin.v1.GetPrivilegesResponse2\xed\a\n" +
 	"\aCluster\x12R\n" +
 	"\tGetStatus\x12!.charon.admin.v1.GetStatusRequest\x1a\".charon.admin.v1.GetStatusResponse\x12[\n" +
 	"\fGetNodeStats\x12$.charon.admin.v1.GetNodeStatsRequest\x1a%.charon.admin.v1.GetNodeStatsResponse\x12O\n" +
@@ -6332,7 +6499,8 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\vUpdateRealm\x12#.charon.admin.v1.UpdateRealmRequest\x1a$.charon.admin.v1.UpdateRealmResponse\x12R\n" +
 	"\tListNodes\x12!.charon.admin.v1.ListNodesRequest\x1a\".charon.admin.v1.ListNodesResponse\x12U\n" +
 	"\n" +
-	"RemoveNode\x12\".charon.admin.v1.RemoveNodeRequest\x1a#.charon.admin.v1.RemoveNodeResponse\x12m\n" +
+	"RemoveNode\x12\".charon.admin.v1.RemoveNodeRequest\x1a#.charon.admin.v1.RemoveNodeResponse\x12a\n" +
+	"\x0eSetAutoRemoval\x12&.charon.admin.v1.SetAutoRemovalRequest\x1a'.charon.admin.v1.SetAutoRemovalResponse\x12m\n" +
 	"\x12TransferLeadership\x12*.charon.admin.v1.TransferLeadershipRequest\x1a+.charon.admin.v1.TransferLeadershipResponse\x12X\n" +
 	"\vCreateToken\x12#.charon.admin.v1.CreateTokenRequest\x1a$.charon.admin.v1.CreateTokenResponse\x12U\n" +
 	"\n" +
@@ -6352,7 +6520,7 @@ func file_charon_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_charon_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_charon_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
+var file_charon_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
 var file_charon_admin_v1_admin_proto_goTypes = []any{
 	(Consistency)(0),                   // 0: charon.admin.v1.Consistency
 	(KeyState)(0),                      // 1: charon.admin.v1.KeyState
@@ -6416,33 +6584,35 @@ var file_charon_admin_v1_admin_proto_goTypes = []any{
 	(*ListNodesResponse)(nil),          // 59: charon.admin.v1.ListNodesResponse
 	(*RemoveNodeRequest)(nil),          // 60: charon.admin.v1.RemoveNodeRequest
 	(*RemoveNodeResponse)(nil),         // 61: charon.admin.v1.RemoveNodeResponse
-	(*TransferLeadershipRequest)(nil),  // 62: charon.admin.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 63: charon.admin.v1.TransferLeadershipResponse
-	(*Token)(nil),                      // 64: charon.admin.v1.Token
-	(*CreateTokenRequest)(nil),         // 65: charon.admin.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),        // 66: charon.admin.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),          // 67: charon.admin.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),         // 68: charon.admin.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),         // 69: charon.admin.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),        // 70: charon.admin.v1.RevokeTokenResponse
-	(*NodeStats)(nil),                  // 71: charon.admin.v1.NodeStats
-	(*GetNodeStatsRequest)(nil),        // 72: charon.admin.v1.GetNodeStatsRequest
-	(*GetNodeStatsResponse)(nil),       // 73: charon.admin.v1.GetNodeStatsResponse
-	(*NodeStatus)(nil),                 // 74: charon.admin.v1.NodeStatus
-	(*GetStatusRequest)(nil),           // 75: charon.admin.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),          // 76: charon.admin.v1.GetStatusResponse
-	(*LastBackup)(nil),                 // 77: charon.admin.v1.LastBackup
-	nil,                                // 78: charon.admin.v1.Principal.StringsEntry
-	nil,                                // 79: charon.admin.v1.CreatePrincipalRequest.StringsEntry
-	nil,                                // 80: charon.admin.v1.UpdatePrincipalRequest.SetStringsEntry
+	(*SetAutoRemovalRequest)(nil),      // 62: charon.admin.v1.SetAutoRemovalRequest
+	(*SetAutoRemovalResponse)(nil),     // 63: charon.admin.v1.SetAutoRemovalResponse
+	(*TransferLeadershipRequest)(nil),  // 64: charon.admin.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 65: charon.admin.v1.TransferLeadershipResponse
+	(*Token)(nil),                      // 66: charon.admin.v1.Token
+	(*CreateTokenRequest)(nil),         // 67: charon.admin.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),        // 68: charon.admin.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),          // 69: charon.admin.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),         // 70: charon.admin.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),         // 71: charon.admin.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),        // 72: charon.admin.v1.RevokeTokenResponse
+	(*NodeStats)(nil),                  // 73: charon.admin.v1.NodeStats
+	(*GetNodeStatsRequest)(nil),        // 74: charon.admin.v1.GetNodeStatsRequest
+	(*GetNodeStatsResponse)(nil),       // 75: charon.admin.v1.GetNodeStatsResponse
+	(*NodeStatus)(nil),                 // 76: charon.admin.v1.NodeStatus
+	(*GetStatusRequest)(nil),           // 77: charon.admin.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),          // 78: charon.admin.v1.GetStatusResponse
+	(*LastBackup)(nil),                 // 79: charon.admin.v1.LastBackup
+	nil,                                // 80: charon.admin.v1.Principal.StringsEntry
+	nil,                                // 81: charon.admin.v1.CreatePrincipalRequest.StringsEntry
+	nil,                                // 82: charon.admin.v1.UpdatePrincipalRequest.SetStringsEntry
 }
 var file_charon_admin_v1_admin_proto_depIdxs = []int32{
 	1,   // 0: charon.admin.v1.KeyInfo.state:type_name -> charon.admin.v1.KeyState
 	3,   // 1: charon.admin.v1.Principal.keys:type_name -> charon.admin.v1.KeyInfo
-	78,  // 2: charon.admin.v1.Principal.strings:type_name -> charon.admin.v1.Principal.StringsEntry
+	80,  // 2: charon.admin.v1.Principal.strings:type_name -> charon.admin.v1.Principal.StringsEntry
 	5,   // 3: charon.admin.v1.NewKeys.keysalts:type_name -> charon.admin.v1.KeySalt
 	6,   // 4: charon.admin.v1.CreatePrincipalRequest.keys:type_name -> charon.admin.v1.NewKeys
-	79,  // 5: charon.admin.v1.CreatePrincipalRequest.strings:type_name -> charon.admin.v1.CreatePrincipalRequest.StringsEntry
+	81,  // 5: charon.admin.v1.CreatePrincipalRequest.strings:type_name -> charon.admin.v1.CreatePrincipalRequest.StringsEntry
 	2,   // 6: charon.admin.v1.CreatePrincipalResponse.meta:type_name -> charon.admin.v1.Meta
 	4,   // 7: charon.admin.v1.CreatePrincipalResponse.principal:type_name -> charon.admin.v1.Principal
 	0,   // 8: charon.admin.v1.GetPrincipalRequest.consistency:type_name -> charon.admin.v1.Consistency
@@ -6451,7 +6621,7 @@ var file_charon_admin_v1_admin_proto_depIdxs = []int32{
 	0,   // 11: charon.admin.v1.ListPrincipalsRequest.consistency:type_name -> charon.admin.v1.Consistency
 	2,   // 12: charon.admin.v1.ListPrincipalsResponse.meta:type_name -> charon.admin.v1.Meta
 	4,   // 13: charon.admin.v1.ListPrincipalsResponse.principals:type_name -> charon.admin.v1.Principal
-	80,  // 14: charon.admin.v1.UpdatePrincipalRequest.set_strings:type_name -> charon.admin.v1.UpdatePrincipalRequest.SetStringsEntry
+	82,  // 14: charon.admin.v1.UpdatePrincipalRequest.set_strings:type_name -> charon.admin.v1.UpdatePrincipalRequest.SetStringsEntry
 	2,   // 15: charon.admin.v1.UpdatePrincipalResponse.meta:type_name -> charon.admin.v1.Meta
 	4,   // 16: charon.admin.v1.UpdatePrincipalResponse.principal:type_name -> charon.admin.v1.Principal
 	2,   // 17: charon.admin.v1.RenamePrincipalResponse.meta:type_name -> charon.admin.v1.Meta
@@ -6503,87 +6673,90 @@ var file_charon_admin_v1_admin_proto_depIdxs = []int32{
 	2,   // 63: charon.admin.v1.ListNodesResponse.meta:type_name -> charon.admin.v1.Meta
 	57,  // 64: charon.admin.v1.ListNodesResponse.nodes:type_name -> charon.admin.v1.Node
 	2,   // 65: charon.admin.v1.RemoveNodeResponse.meta:type_name -> charon.admin.v1.Meta
-	2,   // 66: charon.admin.v1.TransferLeadershipResponse.meta:type_name -> charon.admin.v1.Meta
-	2,   // 67: charon.admin.v1.CreateTokenResponse.meta:type_name -> charon.admin.v1.Meta
-	64,  // 68: charon.admin.v1.CreateTokenResponse.info:type_name -> charon.admin.v1.Token
-	0,   // 69: charon.admin.v1.ListTokensRequest.consistency:type_name -> charon.admin.v1.Consistency
-	2,   // 70: charon.admin.v1.ListTokensResponse.meta:type_name -> charon.admin.v1.Meta
-	64,  // 71: charon.admin.v1.ListTokensResponse.tokens:type_name -> charon.admin.v1.Token
-	2,   // 72: charon.admin.v1.RevokeTokenResponse.meta:type_name -> charon.admin.v1.Meta
-	2,   // 73: charon.admin.v1.GetNodeStatsResponse.meta:type_name -> charon.admin.v1.Meta
-	71,  // 74: charon.admin.v1.GetNodeStatsResponse.stats:type_name -> charon.admin.v1.NodeStats
-	57,  // 75: charon.admin.v1.NodeStatus.node:type_name -> charon.admin.v1.Node
-	71,  // 76: charon.admin.v1.NodeStatus.stats:type_name -> charon.admin.v1.NodeStats
-	2,   // 77: charon.admin.v1.GetStatusResponse.meta:type_name -> charon.admin.v1.Meta
-	74,  // 78: charon.admin.v1.GetStatusResponse.nodes:type_name -> charon.admin.v1.NodeStatus
-	77,  // 79: charon.admin.v1.GetStatusResponse.last_backup:type_name -> charon.admin.v1.LastBackup
-	7,   // 80: charon.admin.v1.Principals.CreatePrincipal:input_type -> charon.admin.v1.CreatePrincipalRequest
-	9,   // 81: charon.admin.v1.Principals.GetPrincipal:input_type -> charon.admin.v1.GetPrincipalRequest
-	11,  // 82: charon.admin.v1.Principals.ListPrincipals:input_type -> charon.admin.v1.ListPrincipalsRequest
-	13,  // 83: charon.admin.v1.Principals.UpdatePrincipal:input_type -> charon.admin.v1.UpdatePrincipalRequest
-	15,  // 84: charon.admin.v1.Principals.RenamePrincipal:input_type -> charon.admin.v1.RenamePrincipalRequest
-	17,  // 85: charon.admin.v1.Principals.SetPassword:input_type -> charon.admin.v1.SetPasswordRequest
-	19,  // 86: charon.admin.v1.Principals.PurgeKeys:input_type -> charon.admin.v1.PurgeKeysRequest
-	21,  // 87: charon.admin.v1.Principals.DeletePrincipal:input_type -> charon.admin.v1.DeletePrincipalRequest
-	24,  // 88: charon.admin.v1.Keytabs.EnsureKeytab:input_type -> charon.admin.v1.EnsureKeytabRequest
-	26,  // 89: charon.admin.v1.Keytabs.GetKeytab:input_type -> charon.admin.v1.GetKeytabRequest
-	28,  // 90: charon.admin.v1.Keytabs.RotateKeytab:input_type -> charon.admin.v1.RotateKeytabRequest
-	30,  // 91: charon.admin.v1.Keytabs.ActivateKeytab:input_type -> charon.admin.v1.ActivateKeytabRequest
-	33,  // 92: charon.admin.v1.Policies.CreatePolicy:input_type -> charon.admin.v1.CreatePolicyRequest
-	35,  // 93: charon.admin.v1.Policies.GetPolicy:input_type -> charon.admin.v1.GetPolicyRequest
-	37,  // 94: charon.admin.v1.Policies.ListPolicies:input_type -> charon.admin.v1.ListPoliciesRequest
-	39,  // 95: charon.admin.v1.Policies.UpdatePolicy:input_type -> charon.admin.v1.UpdatePolicyRequest
-	41,  // 96: charon.admin.v1.Policies.DeletePolicy:input_type -> charon.admin.v1.DeletePolicyRequest
-	44,  // 97: charon.admin.v1.Roles.GrantRole:input_type -> charon.admin.v1.GrantRoleRequest
-	46,  // 98: charon.admin.v1.Roles.RevokeRole:input_type -> charon.admin.v1.RevokeRoleRequest
-	48,  // 99: charon.admin.v1.Roles.ListRoles:input_type -> charon.admin.v1.ListRolesRequest
-	50,  // 100: charon.admin.v1.Roles.GetPrivileges:input_type -> charon.admin.v1.GetPrivilegesRequest
-	75,  // 101: charon.admin.v1.Cluster.GetStatus:input_type -> charon.admin.v1.GetStatusRequest
-	72,  // 102: charon.admin.v1.Cluster.GetNodeStats:input_type -> charon.admin.v1.GetNodeStatsRequest
-	53,  // 103: charon.admin.v1.Cluster.GetRealm:input_type -> charon.admin.v1.GetRealmRequest
-	55,  // 104: charon.admin.v1.Cluster.UpdateRealm:input_type -> charon.admin.v1.UpdateRealmRequest
-	58,  // 105: charon.admin.v1.Cluster.ListNodes:input_type -> charon.admin.v1.ListNodesRequest
-	60,  // 106: charon.admin.v1.Cluster.RemoveNode:input_type -> charon.admin.v1.RemoveNodeRequest
-	62,  // 107: charon.admin.v1.Cluster.TransferLeadership:input_type -> charon.admin.v1.TransferLeadershipRequest
-	65,  // 108: charon.admin.v1.Cluster.CreateToken:input_type -> charon.admin.v1.CreateTokenRequest
-	67,  // 109: charon.admin.v1.Cluster.ListTokens:input_type -> charon.admin.v1.ListTokensRequest
-	69,  // 110: charon.admin.v1.Cluster.RevokeToken:input_type -> charon.admin.v1.RevokeTokenRequest
-	8,   // 111: charon.admin.v1.Principals.CreatePrincipal:output_type -> charon.admin.v1.CreatePrincipalResponse
-	10,  // 112: charon.admin.v1.Principals.GetPrincipal:output_type -> charon.admin.v1.GetPrincipalResponse
-	12,  // 113: charon.admin.v1.Principals.ListPrincipals:output_type -> charon.admin.v1.ListPrincipalsResponse
-	14,  // 114: charon.admin.v1.Principals.UpdatePrincipal:output_type -> charon.admin.v1.UpdatePrincipalResponse
-	16,  // 115: charon.admin.v1.Principals.RenamePrincipal:output_type -> charon.admin.v1.RenamePrincipalResponse
-	18,  // 116: charon.admin.v1.Principals.SetPassword:output_type -> charon.admin.v1.SetPasswordResponse
-	20,  // 117: charon.admin.v1.Principals.PurgeKeys:output_type -> charon.admin.v1.PurgeKeysResponse
-	22,  // 118: charon.admin.v1.Principals.DeletePrincipal:output_type -> charon.admin.v1.DeletePrincipalResponse
-	25,  // 119: charon.admin.v1.Keytabs.EnsureKeytab:output_type -> charon.admin.v1.EnsureKeytabResponse
-	27,  // 120: charon.admin.v1.Keytabs.GetKeytab:output_type -> charon.admin.v1.GetKeytabResponse
-	29,  // 121: charon.admin.v1.Keytabs.RotateKeytab:output_type -> charon.admin.v1.RotateKeytabResponse
-	31,  // 122: charon.admin.v1.Keytabs.ActivateKeytab:output_type -> charon.admin.v1.ActivateKeytabResponse
-	34,  // 123: charon.admin.v1.Policies.CreatePolicy:output_type -> charon.admin.v1.CreatePolicyResponse
-	36,  // 124: charon.admin.v1.Policies.GetPolicy:output_type -> charon.admin.v1.GetPolicyResponse
-	38,  // 125: charon.admin.v1.Policies.ListPolicies:output_type -> charon.admin.v1.ListPoliciesResponse
-	40,  // 126: charon.admin.v1.Policies.UpdatePolicy:output_type -> charon.admin.v1.UpdatePolicyResponse
-	42,  // 127: charon.admin.v1.Policies.DeletePolicy:output_type -> charon.admin.v1.DeletePolicyResponse
-	45,  // 128: charon.admin.v1.Roles.GrantRole:output_type -> charon.admin.v1.GrantRoleResponse
-	47,  // 129: charon.admin.v1.Roles.RevokeRole:output_type -> charon.admin.v1.RevokeRoleResponse
-	49,  // 130: charon.admin.v1.Roles.ListRoles:output_type -> charon.admin.v1.ListRolesResponse
-	51,  // 131: charon.admin.v1.Roles.GetPrivileges:output_type -> charon.admin.v1.GetPrivilegesResponse
-	76,  // 132: charon.admin.v1.Cluster.GetStatus:output_type -> charon.admin.v1.GetStatusResponse
-	73,  // 133: charon.admin.v1.Cluster.GetNodeStats:output_type -> charon.admin.v1.GetNodeStatsResponse
-	54,  // 134: charon.admin.v1.Cluster.GetRealm:output_type -> charon.admin.v1.GetRealmResponse
-	56,  // 135: charon.admin.v1.Cluster.UpdateRealm:output_type -> charon.admin.v1.UpdateRealmResponse
-	59,  // 136: charon.admin.v1.Cluster.ListNodes:output_type -> charon.admin.v1.ListNodesResponse
-	61,  // 137: charon.admin.v1.Cluster.RemoveNode:output_type -> charon.admin.v1.RemoveNodeResponse
-	63,  // 138: charon.admin.v1.Cluster.TransferLeadership:output_type -> charon.admin.v1.TransferLeadershipResponse
-	66,  // 139: charon.admin.v1.Cluster.CreateToken:output_type -> charon.admin.v1.CreateTokenResponse
-	68,  // 140: charon.admin.v1.Cluster.ListTokens:output_type -> charon.admin.v1.ListTokensResponse
-	70,  // 141: charon.admin.v1.Cluster.RevokeToken:output_type -> charon.admin.v1.RevokeTokenResponse
-	111, // [111:142] is the sub-list for method output_type
-	80,  // [80:111] is the sub-list for method input_type
-	80,  // [80:80] is the sub-list for extension type_name
-	80,  // [80:80] is the sub-list for extension extendee
-	0,   // [0:80] is the sub-list for field type_name
+	2,   // 66: charon.admin.v1.SetAutoRemovalResponse.meta:type_name -> charon.admin.v1.Meta
+	2,   // 67: charon.admin.v1.TransferLeadershipResponse.meta:type_name -> charon.admin.v1.Meta
+	2,   // 68: charon.admin.v1.CreateTokenResponse.meta:type_name -> charon.admin.v1.Meta
+	66,  // 69: charon.admin.v1.CreateTokenResponse.info:type_name -> charon.admin.v1.Token
+	0,   // 70: charon.admin.v1.ListTokensRequest.consistency:type_name -> charon.admin.v1.Consistency
+	2,   // 71: charon.admin.v1.ListTokensResponse.meta:type_name -> charon.admin.v1.Meta
+	66,  // 72: charon.admin.v1.ListTokensResponse.tokens:type_name -> charon.admin.v1.Token
+	2,   // 73: charon.admin.v1.RevokeTokenResponse.meta:type_name -> charon.admin.v1.Meta
+	2,   // 74: charon.admin.v1.GetNodeStatsResponse.meta:type_name -> charon.admin.v1.Meta
+	73,  // 75: charon.admin.v1.GetNodeStatsResponse.stats:type_name -> charon.admin.v1.NodeStats
+	57,  // 76: charon.admin.v1.NodeStatus.node:type_name -> charon.admin.v1.Node
+	73,  // 77: charon.admin.v1.NodeStatus.stats:type_name -> charon.admin.v1.NodeStats
+	2,   // 78: charon.admin.v1.GetStatusResponse.meta:type_name -> charon.admin.v1.Meta
+	76,  // 79: charon.admin.v1.GetStatusResponse.nodes:type_name -> charon.admin.v1.NodeStatus
+	79,  // 80: charon.admin.v1.GetStatusResponse.last_backup:type_name -> charon.admin.v1.LastBackup
+	7,   // 81: charon.admin.v1.Principals.CreatePrincipal:input_type -> charon.admin.v1.CreatePrincipalRequest
+	9,   // 82: charon.admin.v1.Principals.GetPrincipal:input_type -> charon.admin.v1.GetPrincipalRequest
+	11,  // 83: charon.admin.v1.Principals.ListPrincipals:input_type -> charon.admin.v1.ListPrincipalsRequest
+	13,  // 84: charon.admin.v1.Principals.UpdatePrincipal:input_type -> charon.admin.v1.UpdatePrincipalRequest
+	15,  // 85: charon.admin.v1.Principals.RenamePrincipal:input_type -> charon.admin.v1.RenamePrincipalRequest
+	17,  // 86: charon.admin.v1.Principals.SetPassword:input_type -> charon.admin.v1.SetPasswordRequest
+	19,  // 87: charon.admin.v1.Principals.PurgeKeys:input_type -> charon.admin.v1.PurgeKeysRequest
+	21,  // 88: charon.admin.v1.Principals.DeletePrincipal:input_type -> charon.admin.v1.DeletePrincipalRequest
+	24,  // 89: charon.admin.v1.Keytabs.EnsureKeytab:input_type -> charon.admin.v1.EnsureKeytabRequest
+	26,  // 90: charon.admin.v1.Keytabs.GetKeytab:input_type -> charon.admin.v1.GetKeytabRequest
+	28,  // 91: charon.admin.v1.Keytabs.RotateKeytab:input_type -> charon.admin.v1.RotateKeytabRequest
+	30,  // 92: charon.admin.v1.Keytabs.ActivateKeytab:input_type -> charon.admin.v1.ActivateKeytabRequest
+	33,  // 93: charon.admin.v1.Policies.CreatePolicy:input_type -> charon.admin.v1.CreatePolicyRequest
+	35,  // 94: charon.admin.v1.Policies.GetPolicy:input_type -> charon.admin.v1.GetPolicyRequest
+	37,  // 95: charon.admin.v1.Policies.ListPolicies:input_type -> charon.admin.v1.ListPoliciesRequest
+	39,  // 96: charon.admin.v1.Policies.UpdatePolicy:input_type -> charon.admin.v1.UpdatePolicyRequest
+	41,  // 97: charon.admin.v1.Policies.DeletePolicy:input_type -> charon.admin.v1.DeletePolicyRequest
+	44,  // 98: charon.admin.v1.Roles.GrantRole:input_type -> charon.admin.v1.GrantRoleRequest
+	46,  // 99: charon.admin.v1.Roles.RevokeRole:input_type -> charon.admin.v1.RevokeRoleRequest
+	48,  // 100: charon.admin.v1.Roles.ListRoles:input_type -> charon.admin.v1.ListRolesRequest
+	50,  // 101: charon.admin.v1.Roles.GetPrivileges:input_type -> charon.admin.v1.GetPrivilegesRequest
+	77,  // 102: charon.admin.v1.Cluster.GetStatus:input_type -> charon.admin.v1.GetStatusRequest
+	74,  // 103: charon.admin.v1.Cluster.GetNodeStats:input_type -> charon.admin.v1.GetNodeStatsRequest
+	53,  // 104: charon.admin.v1.Cluster.GetRealm:input_type -> charon.admin.v1.GetRealmRequest
+	55,  // 105: charon.admin.v1.Cluster.UpdateRealm:input_type -> charon.admin.v1.UpdateRealmRequest
+	58,  // 106: charon.admin.v1.Cluster.ListNodes:input_type -> charon.admin.v1.ListNodesRequest
+	60,  // 107: charon.admin.v1.Cluster.RemoveNode:input_type -> charon.admin.v1.RemoveNodeRequest
+	62,  // 108: charon.admin.v1.Cluster.SetAutoRemoval:input_type -> charon.admin.v1.SetAutoRemovalRequest
+	64,  // 109: charon.admin.v1.Cluster.TransferLeadership:input_type -> charon.admin.v1.TransferLeadershipRequest
+	67,  // 110: charon.admin.v1.Cluster.CreateToken:input_type -> charon.admin.v1.CreateTokenRequest
+	69,  // 111: charon.admin.v1.Cluster.ListTokens:input_type -> charon.admin.v1.ListTokensRequest
+	71,  // 112: charon.admin.v1.Cluster.RevokeToken:input_type -> charon.admin.v1.RevokeTokenRequest
+	8,   // 113: charon.admin.v1.Principals.CreatePrincipal:output_type -> charon.admin.v1.CreatePrincipalResponse
+	10,  // 114: charon.admin.v1.Principals.GetPrincipal:output_type -> charon.admin.v1.GetPrincipalResponse
+	12,  // 115: charon.admin.v1.Principals.ListPrincipals:output_type -> charon.admin.v1.ListPrincipalsResponse
+	14,  // 116: charon.admin.v1.Principals.UpdatePrincipal:output_type -> charon.admin.v1.UpdatePrincipalResponse
+	16,  // 117: charon.admin.v1.Principals.RenamePrincipal:output_type -> charon.admin.v1.RenamePrincipalResponse
+	18,  // 118: charon.admin.v1.Principals.SetPassword:output_type -> charon.admin.v1.SetPasswordResponse
+	20,  // 119: charon.admin.v1.Principals.PurgeKeys:output_type -> charon.admin.v1.PurgeKeysResponse
+	22,  // 120: charon.admin.v1.Principals.DeletePrincipal:output_type -> charon.admin.v1.DeletePrincipalResponse
+	25,  // 121: charon.admin.v1.Keytabs.EnsureKeytab:output_type -> charon.admin.v1.EnsureKeytabResponse
+	27,  // 122: charon.admin.v1.Keytabs.GetKeytab:output_type -> charon.admin.v1.GetKeytabResponse
+	29,  // 123: charon.admin.v1.Keytabs.RotateKeytab:output_type -> charon.admin.v1.RotateKeytabResponse
+	31,  // 124: charon.admin.v1.Keytabs.ActivateKeytab:output_type -> charon.admin.v1.ActivateKeytabResponse
+	34,  // 125: charon.admin.v1.Policies.CreatePolicy:output_type -> charon.admin.v1.CreatePolicyResponse
+	36,  // 126: charon.admin.v1.Policies.GetPolicy:output_type -> charon.admin.v1.GetPolicyResponse
+	38,  // 127: charon.admin.v1.Policies.ListPolicies:output_type -> charon.admin.v1.ListPoliciesResponse
+	40,  // 128: charon.admin.v1.Policies.UpdatePolicy:output_type -> charon.admin.v1.UpdatePolicyResponse
+	42,  // 129: charon.admin.v1.Policies.DeletePolicy:output_type -> charon.admin.v1.DeletePolicyResponse
+	45,  // 130: charon.admin.v1.Roles.GrantRole:output_type -> charon.admin.v1.GrantRoleResponse
+	47,  // 131: charon.admin.v1.Roles.RevokeRole:output_type -> charon.admin.v1.RevokeRoleResponse
+	49,  // 132: charon.admin.v1.Roles.ListRoles:output_type -> charon.admin.v1.ListRolesResponse
+	51,  // 133: charon.admin.v1.Roles.GetPrivileges:output_type -> charon.admin.v1.GetPrivilegesResponse
+	78,  // 134: charon.admin.v1.Cluster.GetStatus:output_type -> charon.admin.v1.GetStatusResponse
+	75,  // 135: charon.admin.v1.Cluster.GetNodeStats:output_type -> charon.admin.v1.GetNodeStatsResponse
+	54,  // 136: charon.admin.v1.Cluster.GetRealm:output_type -> charon.admin.v1.GetRealmResponse
+	56,  // 137: charon.admin.v1.Cluster.UpdateRealm:output_type -> charon.admin.v1.UpdateRealmResponse
+	59,  // 138: charon.admin.v1.Cluster.ListNodes:output_type -> charon.admin.v1.ListNodesResponse
+	61,  // 139: charon.admin.v1.Cluster.RemoveNode:output_type -> charon.admin.v1.RemoveNodeResponse
+	63,  // 140: charon.admin.v1.Cluster.SetAutoRemoval:output_type -> charon.admin.v1.SetAutoRemovalResponse
+	65,  // 141: charon.admin.v1.Cluster.TransferLeadership:output_type -> charon.admin.v1.TransferLeadershipResponse
+	68,  // 142: charon.admin.v1.Cluster.CreateToken:output_type -> charon.admin.v1.CreateTokenResponse
+	70,  // 143: charon.admin.v1.Cluster.ListTokens:output_type -> charon.admin.v1.ListTokensResponse
+	72,  // 144: charon.admin.v1.Cluster.RevokeToken:output_type -> charon.admin.v1.RevokeTokenResponse
+	113, // [113:145] is the sub-list for method output_type
+	81,  // [81:113] is the sub-list for method input_type
+	81,  // [81:81] is the sub-list for extension type_name
+	81,  // [81:81] is the sub-list for extension extendee
+	0,   // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_charon_admin_v1_admin_proto_init() }
@@ -6605,7 +6778,7 @@ func file_charon_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_charon_admin_v1_admin_proto_rawDesc), len(file_charon_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   79,
+			NumMessages:   81,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

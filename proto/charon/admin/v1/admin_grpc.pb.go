@@ -1101,6 +1101,7 @@ const (
 	Cluster_UpdateRealm_FullMethodName        = "/charon.admin.v1.Cluster/UpdateRealm"
 	Cluster_ListNodes_FullMethodName          = "/charon.admin.v1.Cluster/ListNodes"
 	Cluster_RemoveNode_FullMethodName         = "/charon.admin.v1.Cluster/RemoveNode"
+	Cluster_SetAutoRemoval_FullMethodName     = "/charon.admin.v1.Cluster/SetAutoRemoval"
 	Cluster_TransferLeadership_FullMethodName = "/charon.admin.v1.Cluster/TransferLeadership"
 	Cluster_CreateToken_FullMethodName        = "/charon.admin.v1.Cluster/CreateToken"
 	Cluster_ListTokens_FullMethodName         = "/charon.admin.v1.Cluster/ListTokens"
@@ -1118,6 +1119,8 @@ type ClusterClient interface {
 	UpdateRealm(ctx context.Context, in *UpdateRealmRequest, opts ...grpc.CallOption) (*UpdateRealmResponse, error)
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
+	// SetAutoRemoval lets the leader remove a voter that nobody has heard of for long, once another votes in its place; or forbids it, as at first.
+	SetAutoRemoval(ctx context.Context, in *SetAutoRemovalRequest, opts ...grpc.CallOption) (*SetAutoRemovalResponse, error)
 	// TransferLeadership changes no record and takes no request_id. Repeated with a name it is done already; without one, it moves on.
 	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
@@ -1193,6 +1196,16 @@ func (c *clusterClient) RemoveNode(ctx context.Context, in *RemoveNodeRequest, o
 	return out, nil
 }
 
+func (c *clusterClient) SetAutoRemoval(ctx context.Context, in *SetAutoRemovalRequest, opts ...grpc.CallOption) (*SetAutoRemovalResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetAutoRemovalResponse)
+	err := c.cc.Invoke(ctx, Cluster_SetAutoRemoval_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterClient) TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TransferLeadershipResponse)
@@ -1244,6 +1257,8 @@ type ClusterServer interface {
 	UpdateRealm(context.Context, *UpdateRealmRequest) (*UpdateRealmResponse, error)
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
 	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
+	// SetAutoRemoval lets the leader remove a voter that nobody has heard of for long, once another votes in its place; or forbids it, as at first.
+	SetAutoRemoval(context.Context, *SetAutoRemovalRequest) (*SetAutoRemovalResponse, error)
 	// TransferLeadership changes no record and takes no request_id. Repeated with a name it is done already; without one, it moves on.
 	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
@@ -1276,6 +1291,9 @@ func (UnimplementedClusterServer) ListNodes(context.Context, *ListNodesRequest) 
 }
 func (UnimplementedClusterServer) RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
+}
+func (UnimplementedClusterServer) SetAutoRemoval(context.Context, *SetAutoRemovalRequest) (*SetAutoRemovalResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetAutoRemoval not implemented")
 }
 func (UnimplementedClusterServer) TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TransferLeadership not implemented")
@@ -1418,6 +1436,24 @@ func _Cluster_RemoveNode_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_SetAutoRemoval_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetAutoRemovalRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).SetAutoRemoval(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_SetAutoRemoval_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).SetAutoRemoval(ctx, req.(*SetAutoRemovalRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cluster_TransferLeadership_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TransferLeadershipRequest)
 	if err := dec(in); err != nil {
@@ -1520,6 +1556,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveNode",
 			Handler:    _Cluster_RemoveNode_Handler,
+		},
+		{
+			MethodName: "SetAutoRemoval",
+			Handler:    _Cluster_SetAutoRemoval_Handler,
 		},
 		{
 			MethodName: "TransferLeadership",
