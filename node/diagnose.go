@@ -48,6 +48,9 @@ func (s *server) nodeFacts(now time.Time) *doctor.NodeFacts {
 	}
 	f.Service = s.serviceFacts()
 	f.Clock = s.clockFacts()
+	if s.backup.schedule != nil {
+		f.Schedule = &doctor.Schedule{Dir: s.backup.schedule.Dir, Problem: s.backup.problem()}
+	}
 	return f
 }
 
@@ -100,8 +103,7 @@ func (s *server) clusterFacts(now time.Time, st raftstore.Status) *doctor.Cluste
 		return f
 	}
 	f.Realm = s.realmFacts(cl.GetDefaultRealm())
-	index, _ := db.Applied()
-	f.Backup = backupFacts(cl, index)
+	f.Backup = backupFacts(cl, s.backup.changed.Load())
 	return f
 }
 
@@ -162,11 +164,12 @@ func hasRC4(p *statev1.Principal) bool {
 	return false
 }
 
-func backupFacts(cl *statev1.Cluster, applied uint64) *doctor.Backup {
+// backupFacts holds the newest backup that the cluster knows of against changed, the index of the last change to what a backup holds.
+func backupFacts(cl *statev1.Cluster, changed uint64) *doctor.Backup {
 	n := cl.GetLastBackup()
-	b := &doctor.Backup{Made: time.UnixMilli(cl.GetCreatedAt()), Verified: n.GetVerified(), Node: n.GetNode(), Changed: applied > n.GetIndex()+1}
+	b := &doctor.Backup{Made: time.UnixMilli(cl.GetCreatedAt()), Verified: n.GetVerified(), Node: n.GetNode(), Changed: changed > n.GetIndex()}
 	if n.GetAt() > 0 {
-		b.At = time.UnixMilli(n.GetAt())
+		b.At = time.UnixMilli(max(n.GetAt(), n.GetCheckedAt()))
 	}
 	return b
 }

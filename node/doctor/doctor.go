@@ -53,6 +53,8 @@ type NodeFacts struct {
 	Process *Process
 	Service *Service
 	Clock   *Clock
+
+	Schedule *Schedule
 }
 
 // ClusterFacts are what the asked node knows of all.
@@ -101,6 +103,7 @@ var Checks = []Check{
 	{Name: "keys.rc4", Cluster: keysRC4},
 	{Name: "keys.krbtgt", Cluster: keysKrbtgt},
 	{Name: "backup.age", Cluster: backupAge},
+	{Name: "backup.schedule", Node: backupSchedule},
 }
 
 // Node runs the checks of one node.
