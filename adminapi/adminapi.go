@@ -194,6 +194,7 @@ func (s *Service) Register(srv *grpc.Server, door Door) {
 		{&adminv1.Backups_ServiceDesc, backupServer{Service: s}},
 		{&adminv1.Rotation_ServiceDesc, rotationServer{Service: s}},
 		{&adminv1.Diagnosis_ServiceDesc, diagnosisServer{Service: s}},
+		{&adminv1.Upgrade_ServiceDesc, upgradeServer{Service: s}},
 	} {
 		srv.RegisterService(s.guarded(d.desc, door), d.impl)
 	}

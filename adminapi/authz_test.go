@@ -112,6 +112,14 @@ var matrix = []struct {
 		_, err := b.cluster().RemoveNode(ctx, &adminv1.RemoveNodeRequest{RequestId: b.fresh(), Name: "nope"})
 		return err
 	}},
+	{what: "upgrade plan", need: []string{"cluster"}, global: true, call: func(b *bench, ctx context.Context) error {
+		_, err := adminv1.NewUpgradeClient(b.peer).GetUpgradePlan(ctx, &adminv1.GetUpgradePlanRequest{})
+		return err
+	}},
+	{what: "upgrade finalize", need: []string{"cluster"}, global: true, call: func(b *bench, ctx context.Context) error {
+		_, err := adminv1.NewUpgradeClient(b.peer).FinalizeUpgrade(ctx, &adminv1.FinalizeUpgradeRequest{RequestId: b.fresh()})
+		return err
+	}},
 	{what: "diagnose", need: []string{"cluster"}, global: true, call: func(b *bench, ctx context.Context) error {
 		_, err := adminv1.NewDiagnosisClient(b.peer).Diagnose(ctx, &adminv1.DiagnoseRequest{})
 		return err

@@ -35,7 +35,7 @@ func (s *Service) ownStats() *adminv1.NodeStats {
 }
 
 // GetStatus is what the asked node sees, quorum or not.
-func (s clusterServer) GetStatus(ctx context.Context, _ *adminv1.GetStatusRequest) (*adminv1.GetStatusResponse, error) {
+func (s clusterServer) GetStatus(ctx context.Context, req *adminv1.GetStatusRequest) (*adminv1.GetStatusResponse, error) {
 	cl, err := s.Reader.Cluster()
 	if err != nil {
 		return nil, err
@@ -63,13 +63,16 @@ func (s clusterServer) GetStatus(ctx context.Context, _ *adminv1.GetStatusReques
 		}
 	}
 	s.askStats(ctx, st, resp.Nodes)
+	if req.GetBrief() {
+		return resp, nil
+	}
 	return resp, s.count(cl.GetDefaultRealm(), resp)
 }
 
 func nodeStatus(m raftstore.NodeStatus, records []*statev1.Node) *adminv1.NodeStatus {
 	out := &adminv1.NodeStatus{
 		SilentMs: m.Silence.Milliseconds(),
-		Role:     m.Role, Health: "ok", Applied: m.Applied, Lag: m.Lag,
+		Role:     m.Role, FeatureLevelMax: m.FeatureLevelMax, Health: "ok", Applied: m.Applied, Lag: m.Lag,
 		ContactMs: m.LastContact.Milliseconds(), ClockOffsetUs: m.ClockOffset.Microseconds(),
 	}
 	if m.LastContact < 0 {

@@ -65,6 +65,9 @@ var rules = map[string]rule{
 	api + "Diagnosis/Diagnose":     {verbs: []Verb{VerbCluster}},
 	api + "Diagnosis/DiagnoseNode": {},
 
+	api + "Upgrade/GetUpgradePlan":  {verbs: []Verb{VerbCluster}},
+	api + "Upgrade/FinalizeUpgrade": {verbs: []Verb{VerbCluster}, leader: true},
+
 	api + "Cluster/GetStatus":          {verbs: []Verb{verbAny}},
 	api + "Cluster/GetNodeStats":       {},
 	api + "Cluster/GetRealm":           {verbs: []Verb{verbAny}},

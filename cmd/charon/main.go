@@ -76,6 +76,7 @@ func root() *cobra.Command {
 		newDevCommand(),
 		newStatusCommand(),
 		newDoctorCommand(),
+		newUpgradeCommand(),
 		newPrincipalCommand(),
 		newPolicyCommand(),
 		newKeytabCommand(),

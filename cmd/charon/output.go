@@ -154,6 +154,7 @@ func (o object) MarshalYAML() (any, error) {
 var instants = map[protoreflect.Name]bool{
 	"expiration": true, "password_expiration": true, "last_password_change": true, "created_at": true, "modified_at": true, "unlocked_at": true,
 	"last_success": true, "last_failure": true, "retire_at": true, "expires_at": true, "used_at": true, "joined_at": true, "started_at": true, "cert_expires_at": true, "at": true, "checked_at": true,
+	"feature_level_at": true,
 }
 
 // tree is a message for JSON and YAML: numbers as numbers, bytes in hex, times in RFC 3339 (null for never), attributes and enctypes by

@@ -5439,11 +5439,12 @@ type NodeStatus struct {
 	ClockOffsetUs int64                  `protobuf:"varint,7,opt,name=clock_offset_us,json=clockOffsetUs,proto3" json:"clock_offset_us,omitempty"` // against the cluster's time
 	Stats         *NodeStats             `protobuf:"bytes,8,opt,name=stats,proto3" json:"stats,omitempty"`                                         // absent: the node did not answer
 	// normal, degraded (cut off from the others, and serving from its own state) or refusing (cut off); empty: the node did not answer.
-	Service       string `protobuf:"bytes,9,opt,name=service,proto3" json:"service,omitempty"`
-	Journal       uint64 `protobuf:"varint,10,opt,name=journal,proto3" json:"journal,omitempty"`                   // records of what it accepted alone that it has yet to hand in
-	SilentMs      int64  `protobuf:"varint,14,opt,name=silent_ms,json=silentMs,proto3" json:"silent_ms,omitempty"` // since the answering node last heard of it, or since it began to ask
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Service         string `protobuf:"bytes,9,opt,name=service,proto3" json:"service,omitempty"`
+	Journal         uint64 `protobuf:"varint,10,opt,name=journal,proto3" json:"journal,omitempty"`                                          // records of what it accepted alone that it has yet to hand in
+	SilentMs        int64  `protobuf:"varint,14,opt,name=silent_ms,json=silentMs,proto3" json:"silent_ms,omitempty"`                        // since the answering node last heard of it, or since it began to ask
+	FeatureLevelMax uint32 `protobuf:"varint,39,opt,name=feature_level_max,json=featureLevelMax,proto3" json:"feature_level_max,omitempty"` // that it supports; 0: unknown
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
@@ -5553,8 +5554,16 @@ func (x *NodeStatus) GetSilentMs() int64 {
 	return 0
 }
 
+func (x *NodeStatus) GetFeatureLevelMax() uint32 {
+	if x != nil {
+		return x.FeatureLevelMax
+	}
+	return 0
+}
+
 type GetStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Brief         bool                   `protobuf:"varint,31,opt,name=brief,proto3" json:"brief,omitempty"` // without counting principals: for who asks once a second
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5587,6 +5596,13 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
 	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *GetStatusRequest) GetBrief() bool {
+	if x != nil {
+		return x.Brief
+	}
+	return false
 }
 
 type GetStatusResponse struct {
@@ -6401,7 +6417,7 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x13GetNodeStatsRequest\"s\n" +
 	"\x14GetNodeStatsResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x120\n" +
-	"\x05stats\x18\x02 \x01(\v2\x1a.charon.admin.v1.NodeStatsR\x05stats\"\xd9\x02\n" +
+	"\x05stats\x18\x02 \x01(\v2\x1a.charon.admin.v1.NodeStatsR\x05stats\"\x85\x03\n" +
 	"\n" +
 	"NodeStatus\x12)\n" +
 	"\x04node\x18\x01 \x01(\v2\x15.charon.admin.v1.NodeR\x04node\x12\x12\n" +
@@ -6416,8 +6432,10 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\aservice\x18\t \x01(\tR\aservice\x12\x18\n" +
 	"\ajournal\x18\n" +
 	" \x01(\x04R\ajournal\x12\x1b\n" +
-	"\tsilent_ms\x18\x0e \x01(\x03R\bsilentMs\"\x12\n" +
-	"\x10GetStatusRequest\"\xbb\x06\n" +
+	"\tsilent_ms\x18\x0e \x01(\x03R\bsilentMs\x12*\n" +
+	"\x11feature_level_max\x18' \x01(\rR\x0ffeatureLevelMax\"(\n" +
+	"\x10GetStatusRequest\x12\x14\n" +
+	"\x05brief\x18\x1f \x01(\bR\x05brief\"\xbb\x06\n" +
 	"\x11GetStatusResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x12\x14\n" +
 	"\x05realm\x18\x02 \x01(\tR\x05realm\x12\x1d\n" +
