@@ -146,25 +146,6 @@ func TestStatusNamesALostReplayQuorum(t *testing.T) {
 	}
 }
 
-func TestStatusEvents(t *testing.T) {
-	up := func(name, health string) *adminv1.NodeStatus {
-		return &adminv1.NodeStatus{Node: &adminv1.Node{Name: name}, Health: health, Stats: &adminv1.NodeStats{}}
-	}
-	a := &adminv1.GetStatusResponse{Leader: "n1", Quorum: true, Nodes: []*adminv1.NodeStatus{up("n1", "ok"), up("n2", "ok"), up("n3", "ok")}}
-	b := &adminv1.GetStatusResponse{Leader: "n2", Quorum: false, Nodes: []*adminv1.NodeStatus{up("n1", "down"), up("n2", "ok"), up("n4", "ok")}}
-	got := strings.Join(statusEvents(a, b, false), "\n")
-	want := "leader n2, was n1\nquorum lost\nn1 lost\nn4 joined\nn3 removed"
-	if got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
-	if first := statusEvents(nil, b, false); len(first) != 1 || !strings.HasSuffix(first[0], ", no quorum") {
-		t.Errorf("first %q", first)
-	}
-	if ev := statusEvents(b, b, false); len(ev) != 0 {
-		t.Errorf("nothing changed: %v", ev)
-	}
-}
-
 // A change whose outcome is unknown is repeated under its id; past the deadline the id is printed and leads to the outcome.
 func TestUnknownOutcome(t *testing.T) {
 	n := newFakeNode(t)

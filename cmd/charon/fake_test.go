@@ -29,6 +29,8 @@ type fakeNode struct {
 	t     *testing.T
 	store *adminapitest.Store
 	stdin string
+	addr  string
+	stop  func() // ends the node
 }
 
 func newFakeNode(t *testing.T) *fakeNode {
@@ -57,8 +59,10 @@ func newFakeNode(t *testing.T) *fakeNode {
 	ctx, cancel := context.WithCancel(context.Background())
 	tended := make(chan struct{})
 	go func() { defer close(tended); svc.Tend(ctx) }()
-	t.Cleanup(func() { srv.Stop(); <-done; cancel(); <-tended; os.RemoveAll(dir) })
-	t.Setenv("CHARON_ADDR", "unix://"+ln.Addr().String())
+	n.stop = func() { srv.Stop(); <-done; cancel(); <-tended }
+	t.Cleanup(func() { n.stop(); os.RemoveAll(dir) })
+	n.addr = "unix://" + ln.Addr().String()
+	t.Setenv("CHARON_ADDR", n.addr)
 	return n
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"time"
@@ -33,7 +32,7 @@ func newStatusCommand() *cobra.Command {
 			return show(cmd, st, func(w io.Writer, _ bool) error { return printStatus(w, st, time.Now()) })
 		},
 	}
-	cmd.Flags().BoolVar(&watch, "watch", false, "one line an event: lost, leader, quorum, healed")
+	cmd.Flags().BoolVar(&watch, "watch", false, "one line an event until ^C: lost, back, leader, quorum lost, healed, promoted, removed, and so on; -o json for lines of JSON")
 	return cmd
 }
 
@@ -146,78 +145,6 @@ func age(d time.Duration) string {
 		return fmt.Sprintf("%d min", d/time.Minute)
 	}
 	return fmt.Sprintf("%d s", max(0, d/time.Second))
-}
-
-// watchEvery is how often --watch looks.
-const watchEvery = time.Second
-
-// watchStatus prints what changes until the context ends.
-func watchStatus(cmd *cobra.Command, c *connection) error {
-	ctx := cmd.Context()
-	var last *adminv1.GetStatusResponse
-	lost := false
-	for tick := time.NewTicker(watchEvery); ; {
-		call, cancel := context.WithTimeout(ctx, 5*time.Second)
-		st, err := c.cluster().GetStatus(call, &adminv1.GetStatusRequest{})
-		cancel()
-		now := time.Now().UTC().Format("15:04:05Z")
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil && !lost:
-			lost = true
-			fmt.Fprintf(cmd.OutOrStdout(), "%s  no answer: %s\n", now, describe(err))
-		case err == nil:
-			for _, e := range statusEvents(last, st, lost) {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", now, e)
-			}
-			last, lost = st, false
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
-// statusEvents are the lines for what changed; the first status gives its summary.
-func statusEvents(old, st *adminv1.GetStatusResponse, wasLost bool) []string {
-	var out []string
-	if old == nil || wasLost {
-		out = append(out, fmt.Sprintf("%d nodes, leader %s, %s", len(st.GetNodes()), orNone(st.GetLeader()), map[bool]string{true: "quorum ok", false: "no quorum"}[st.GetQuorum()]))
-		if old == nil {
-			return out
-		}
-	}
-	if st.GetLeader() != old.GetLeader() {
-		out = append(out, "leader "+orNone(st.GetLeader())+", was "+orNone(old.GetLeader()))
-	}
-	if st.GetQuorum() != old.GetQuorum() {
-		out = append(out, map[bool]string{true: "healed: quorum is back", false: "quorum lost"}[st.GetQuorum()])
-	}
-	before := map[string]*adminv1.NodeStatus{}
-	for _, n := range old.GetNodes() {
-		before[n.GetNode().GetName()] = n
-	}
-	for _, n := range st.GetNodes() {
-		name := n.GetNode().GetName()
-		b, known := before[name]
-		delete(before, name)
-		switch {
-		case !known:
-			out = append(out, name+" joined")
-			continue
-		case n.GetHealth() != b.GetHealth() && n.GetHealth() == "down":
-			out = append(out, name+" lost")
-		case n.GetHealth() != b.GetHealth():
-			out = append(out, name+" "+n.GetHealth())
-		}
-	}
-	for name := range before {
-		out = append(out, name+" removed")
-	}
-	return out
 }
 
 func orNone(s string) string {
