@@ -104,7 +104,21 @@ func (s *server) clusterFacts(now time.Time, st raftstore.Status) *doctor.Cluste
 	}
 	f.Realm = s.realmFacts(cl.GetDefaultRealm())
 	f.Backup = backupFacts(cl, s.backup.changed.Load())
+	f.MasterKey = masterKeyFacts(cl, st)
 	return f
+}
+
+func masterKeyFacts(cl *statev1.Cluster, st raftstore.Status) *doctor.MasterKey {
+	m := &doctor.MasterKey{Version: cl.GetMasterKeyVersion()}
+	if rot := cl.GetMasterKeyRotation(); rot != nil {
+		m.Rotating, m.Since = rot.GetVersion(), time.UnixMilli(rot.GetStartedAt())
+	}
+	for _, n := range st.Nodes {
+		if n.Reachable && len(n.MasterKeys) > 0 { // a node of an older release does not say
+			m.Holders = append(m.Holders, doctor.Holder{Name: n.Name, Versions: n.MasterKeys})
+		}
+	}
+	return m
 }
 
 func memberFacts(st raftstore.Status) *doctor.Members {
@@ -125,8 +139,9 @@ const principalsMax = 20_000
 func (s *server) realmFacts(name string) *doctor.Realm {
 	db := s.store.DB()
 	r := &doctor.Realm{Name: name, Counted: db.Counts().Principals <= principalsMax}
-	if p, err := db.GetPrincipal(name, []string{"krbtgt", name}); err == nil && p.GetLastPasswordChange() > 0 {
-		r.KrbtgtAt = time.UnixMilli(p.GetLastPasswordChange())
+	r.KrbtgtAt = s.krbtgtOf(name)
+	if rec, err := db.Realm(name); err == nil && rec.GetKrbtgtRotation() > 0 {
+		r.KrbtgtLife = time.Duration(rec.GetKrbtgtRotation()) * time.Second
 	}
 	for _, kind := range []pki.Kind{pki.Nodes, pki.Admins, pki.PKINIT} {
 		sec, err := db.Secret(kind.SecretName())
@@ -153,6 +168,23 @@ func (s *server) realmFacts(name string) *doctor.Realm {
 		}
 	}
 	return r
+}
+
+// krbtgtOf is when a realm's krbtgt got its present keys; zero: unknown.
+func (s *server) krbtgtOf(realm string) time.Time {
+	p, err := s.store.DB().GetPrincipal(realm, []string{"krbtgt", realm})
+	if err != nil || p.GetLastPasswordChange() == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(p.GetLastPasswordChange())
+}
+
+func (s *server) krbtgtAt() time.Time {
+	name, err := s.realm()
+	if err != nil {
+		return time.Time{}
+	}
+	return s.krbtgtOf(name)
 }
 
 func hasRC4(p *statev1.Principal) bool {

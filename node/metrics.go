@@ -45,6 +45,8 @@ type gauges struct {
 	lastContact func() time.Duration
 	principals  func() uint64
 	backupAge   func() time.Duration // negative: there was never one
+	krbtgtAt    func() time.Time     // zero: unknown
+	masterKey   func() (active, rotating uint32)
 	certExpiry  func() time.Time
 	clockOffset func() time.Duration
 	auditLost   func() uint64
@@ -122,6 +124,16 @@ func (m *metrics) watch(g gauges) {
 		return -1
 	})
 	gauge("charon_principals", "Principals in the applied state.", prometheus.Labels{"state": "stored"}, func() float64 { return float64(g.principals()) })
+	gauge("charon_krbtgt_age_seconds", "Since the default realm's krbtgt got new keys; -1 where that is not known.", nil, func() float64 {
+		if at := g.krbtgtAt(); !at.IsZero() {
+			return g.now().Sub(at).Seconds()
+		}
+		return -1
+	})
+	gauge("charon_master_key_version", "Version of the master key: the active one, and the one that a rotation is under way to (0: none).", prometheus.Labels{"state": "active"},
+		func() float64 { active, _ := g.masterKey(); return float64(active) })
+	gauge("charon_master_key_version", "Version of the master key: the active one, and the one that a rotation is under way to (0: none).", prometheus.Labels{"state": "rotating"},
+		func() float64 { _, next := g.masterKey(); return float64(next) })
 	gauge("charon_backup_age_seconds", "Since a backup was written, or found to hold the present state; +Inf while the cluster knows of none.", nil, func() float64 {
 		if d := g.backupAge(); d >= 0 {
 			return d.Seconds()

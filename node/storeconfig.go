@@ -67,8 +67,16 @@ func (s *server) gauges() gauges {
 			}
 			return n.LastContact
 		},
-		backupAge:   s.backup.age,
-		principals:  func() uint64 { return s.store.DB().Counts().Principals },
+		backupAge:  s.backup.age,
+		principals: func() uint64 { return s.store.DB().Counts().Principals },
+		krbtgtAt:   s.krbtgtAt,
+		masterKey: func() (active, rotating uint32) {
+			cl, err := s.store.DB().Cluster()
+			if err != nil {
+				return 0, 0
+			}
+			return cl.GetMasterKeyVersion(), cl.GetMasterKeyRotation().GetVersion()
+		},
 		certExpiry:  s.creds.expires,
 		clockOffset: func() time.Duration { off, _ := s.store.Clock(); return off },
 		auditLost: func() uint64 {

@@ -65,6 +65,8 @@ type ClusterFacts struct {
 	Levels  *Levels
 	Realm   *Realm
 	Backup  *Backup
+	// MasterKey is nil where it is not known.
+	MasterKey *MasterKey
 }
 
 // Check is one entry of the table. It has one of the two functions, or none where the gathering itself finds it. No finding means that the check does not apply.
@@ -102,6 +104,7 @@ var Checks = []Check{
 	{Name: "requests.dropped", Node: requestsDropped},
 	{Name: "keys.rc4", Cluster: keysRC4},
 	{Name: "keys.krbtgt", Cluster: keysKrbtgt},
+	{Name: "keys.master", Cluster: keysMaster},
 	{Name: "backup.age", Cluster: backupAge},
 	{Name: "backup.schedule", Node: backupSchedule},
 }

@@ -119,6 +119,13 @@ func TestChecks(t *testing.T) {
 		{"keys.rc4", nil, soundCluster(), OK, ""},
 		{"keys.rc4", nil, cluster(func(c *ClusterFacts) { c.Realm.RC4 = 2 }), Warn, "2 principals have RC4 keys"},
 		{"keys.rc4", nil, cluster(func(c *ClusterFacts) { c.Realm.RC4, c.Realm.Counted = 2, false }), none, ""},
+		{"keys.master", nil, soundCluster(), OK, "version 2"},
+		{"keys.master", nil, cluster(func(c *ClusterFacts) { c.MasterKey.Holders[1].Versions = []uint32{1} }), Fail, "kdc2 lacks version 2"},
+		{"keys.master", nil, cluster(func(c *ClusterFacts) { c.MasterKey.Rotating, c.MasterKey.Since = 3, now.Add(-time.Minute) }), OK, ""},
+		{"keys.master", nil, cluster(func(c *ClusterFacts) {
+			c.MasterKey.Rotating, c.MasterKey.Since = 3, now.Add(-26*time.Hour)
+			c.MasterKey.Holders[0].Versions = []uint32{2, 3}
+		}), Warn, "to version 3 is under way for 26 h; not seen to have it: kdc2"},
 		{"keys.krbtgt", nil, soundCluster(), OK, ""},
 		{"keys.krbtgt", nil, cluster(func(c *ClusterFacts) { c.Realm.KrbtgtAt = now.Add(-120 * 24 * time.Hour) }), Warn, "120 d old"},
 		{"backup.schedule", node(func(n *NodeFacts) { n.Schedule = &Schedule{Dir: "/mnt/backup"} }), nil, OK, "kdc1 writes backups to /mnt/backup"},
@@ -183,7 +190,8 @@ func soundCluster() *ClusterFacts {
 		Levels: &Levels{Cluster: 2, Nodes: []NodeLevel{level("kdc1"), level("kdc2"), level("kdc3")}},
 		Realm: &Realm{Name: "EXAMPLE.COM", Counted: true, KrbtgtAt: now.Add(-24 * time.Hour),
 			Authorities: []Cert{{Name: "ca/node", From: now.Add(-time.Hour), To: now.Add(3650 * 24 * time.Hour)}}},
-		Backup: &Backup{At: now.Add(-time.Hour), Verified: true, Node: "kdc1", Made: now.Add(-240 * time.Hour), Changed: true},
+		MasterKey: &MasterKey{Version: 2, Holders: []Holder{{"kdc1", []uint32{1, 2}}, {"kdc2", []uint32{2}}}},
+		Backup:    &Backup{At: now.Add(-time.Hour), Verified: true, Node: "kdc1", Made: now.Add(-240 * time.Hour), Changed: true},
 	}
 }
 
