@@ -30,7 +30,7 @@ func masterKeyRotate() *cobra.Command {
 		Use: "rotate", Short: "make a new version, have every node store it, and seal everything anew", Args: cobra.NoArgs,
 		Long: "Make a new version of the master key, have every node store it on its disk, and seal everything in the state anew.\n" +
 			"It goes on by itself, whoever leads; this command only shows how far it is, and may be ended. Earlier versions stay on the\n" +
-			"nodes' disks, since backups made before need them, until charon master-key retire.",
+			"nodes' disks, since copies of data directories made before need them, until charon master-key retire.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := connect(cmd)
 			if err != nil {
@@ -184,7 +184,7 @@ func watchMasterKey(cmd *cobra.Command, c *connection) error {
 			if f != formatTable && f != formatWide {
 				return show(cmd, r, nil)
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "master key version %d is active, and nothing is sealed under another. Earlier versions stay on the nodes for backups made before; to drop them: charon master-key retire\n", r.GetVersion())
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "master key version %d is active, and nothing is sealed under another. Earlier versions stay on the nodes, for copies of data directories made before; to drop them: charon master-key retire\n", r.GetVersion())
 			return err
 		case err == nil:
 			heard = time.Now()
