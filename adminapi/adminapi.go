@@ -44,8 +44,10 @@ type Store interface {
 	AwaitRemovals(ctx context.Context) error
 	TransferLeadership(ctx context.Context, name string) error
 	Status(ctx context.Context) raftstore.Status
-	// LastContact is the age of this node's last contact with a leader, or the time since its start.
+	// LastContact is the age of this node's last contact with a leader; negative when none is on record.
 	LastContact() time.Duration
+	// LostQuorum tells that no leader is known and none was heard of for so long that this is no election.
+	LostQuorum() bool
 }
 
 // Reader is the applied state of this node; *realm.DB is one. A record that is not there is realm.ErrNotFound. What it

@@ -53,6 +53,10 @@ func (s clusterServer) GetStatus(ctx context.Context, req *adminv1.GetStatusRequ
 	if st.TicketsFrom.After(s.Now()) {
 		resp.TicketsFrom = st.TicketsFrom.UnixMilli()
 	}
+	resp.DoubleAccepts, resp.ServiceReason = st.Doubles, st.ServiceReason
+	if !st.LastDouble.IsZero() {
+		resp.LastDoubleAccept = st.LastDouble.UnixMilli()
+	}
 	if resp.LastBackup, err = s.lastBackup(); err != nil {
 		return nil, err
 	}
@@ -75,6 +79,7 @@ func nodeStatus(m raftstore.NodeStatus, records []*statev1.Node) *adminv1.NodeSt
 		Role:     m.Role, FeatureLevelMax: m.FeatureLevelMax, Health: "ok", Applied: m.Applied, Lag: m.Lag,
 		ContactMs: m.LastContact.Milliseconds(), ClockOffsetUs: m.ClockOffset.Microseconds(),
 	}
+	out.Service, out.Journal = m.Service, uint64(m.Journal)
 	if m.LastContact < 0 {
 		out.ContactMs = -1
 	}
@@ -83,7 +88,9 @@ func nodeStatus(m raftstore.NodeStatus, records []*statev1.Node) *adminv1.NodeSt
 		out.Health = "down"
 	case m.ClockOut:
 		out.Health = "clock"
-	case m.ReplayState == "cut-off":
+	case m.Service == raftstore.ServiceDegraded:
+		out.Health = "degraded"
+	case m.Service == raftstore.ServiceRefusing, m.ReplayState == "cut-off":
 		out.Health = "cut-off"
 	case m.Lag > lagWarn:
 		out.Health = "lagging"

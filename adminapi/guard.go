@@ -188,7 +188,7 @@ func linearizable(req proto.Message) bool {
 const leaderWait = 3 * time.Second
 
 // toLeader tells whether the call must be handed on; when not, this node leads and has applied all that was acknowledged.
-// A call that was handed on once is not handed on again. Without any leader it waits for one, but leaves a quarter of the caller's time
+// A call that was handed on once is not handed on again. Without any leader it waits for one, unless the quorum is known to be lost, but leaves a quarter of the caller's time
 // for the answer: a caller whose deadline passes can't know that nothing was done.
 func (s *Service) toLeader(ctx context.Context, door Door) (*grpc.ClientConn, error) {
 	limit := leaderWait
@@ -203,6 +203,9 @@ func (s *Service) toLeader(ctx context.Context, door Door) (*grpc.ClientConn, er
 			if err = s.Store.VerifyLeader(ctx); err == nil {
 				return nil, nil
 			}
+		}
+		if s.Store.LostQuorum() {
+			return nil, noQuorum()
 		}
 		if door == DoorPeer {
 			return nil, err

@@ -81,6 +81,9 @@ func asRefusal(err error) *refusal {
 	if e, ok := errors.AsType[*raftstore.LevelError](err); ok {
 		return refuse(codes.FailedPrecondition, "FEATURE_LEVEL", "nothing was done: this %v", e)
 	}
+	if errors.Is(err, raftstore.ErrNoQuorum) {
+		return noQuorum()
+	}
 	if e, ok := errors.AsType[*raftstore.NotAppliedError](err); ok {
 		return notApplied(e.Leader.AdminAddress)
 	}
@@ -113,6 +116,12 @@ func notApplied(leader string) *refusal {
 		r.with("leader", leader)
 	}
 	return r.with("outcome", "not_applied").after(retryWait)
+}
+
+// noQuorum: certainly nothing was done, and trying again does nothing for as long as too few nodes answer.
+func noQuorum() *refusal {
+	return refuse(codes.Unavailable, "NO_QUORUM", "no quorum: nothing was done, and nothing can be until a majority of the nodes is back; see: charon status").
+		with("outcome", "not_applied")
 }
 
 // unknownOutcome: the change may be done, now or later. The same request id asks what became of it.

@@ -321,6 +321,16 @@ func TestStatusWithoutLeader(t *testing.T) {
 	defer cancel()
 	_, err = b.roles().ListRoles(ctx, &adminv1.ListRolesRequest{})
 	wantReason(t, err, codes.Unavailable, "NOT_APPLIED")
+	// Once it is known that the quorum is lost, nobody waits for a leader.
+	b.store.NoQuorum = true
+	long, stop := context.WithTimeout(as("root"), 20*time.Second)
+	defer stop()
+	begun := time.Now()
+	_, err = b.principals().DeletePrincipal(long, &adminv1.DeletePrincipalRequest{RequestId: b.fresh(), Name: "alice"})
+	wantReason(t, err, codes.Unavailable, "NO_QUORUM")
+	if info := errorInfo(err); info.GetMetadata()["outcome"] != "not_applied" || !strings.Contains(err.Error(), "nothing was done") || time.Since(begun) > 2*time.Second {
+		t.Errorf("after %v: %v", time.Since(begun), err)
+	}
 	if l, err := b.roles().ListRoles(as("root"), &adminv1.ListRolesRequest{Consistency: adminv1.Consistency_CONSISTENCY_LOCAL}); err != nil {
 		t.Errorf("a local read: %v %v", l, err)
 	}

@@ -40,6 +40,9 @@ type KDCConfig struct {
 	TCPMax           int      `toml:"tcp_max" default:"4096" min:"1" max:"65536" unit:"connections" doc:"TCP connections at a time; beyond it the one idle for longest is closed."`
 	TCPPerAddressMax int      `toml:"tcp_per_address_max" default:"64" min:"1" max:"65536" unit:"connections" doc:"TCP connections at a time from one address."`
 	TCPIdle          Duration `toml:"tcp_idle" default:"10s" min:"1s" max:"10m" doc:"A TCP connection that sends nothing for so long is closed."`
+	WithoutQuorum    string   `toml:"without_quorum" default:"serve" values:"serve refuse" doc:"What a node does that has been cut off from the majority for 3 s. serve: it answers from its own state up to stale_limit, and checks authenticators against its own memory only. refuse: KDC_ERR_SVC_UNAVAILABLE. This node's own setting; docs/quorum.md."`
+	StaleLimit       Duration `toml:"stale_limit" default:"24h" min:"1m" max:"720h" doc:"A node that has not heard of a leader for longer answers nothing, restarts included."`
+	Replay           string   `toml:"replay" default:"strict" values:"strict async" doc:"strict: a service ticket leaves when the majority has recorded its authenticator. async: when this node has not seen it before, and it is recorded behind the answer; what was accepted twice is found out and audited. kpasswd and the admin API always wait. This node's own setting."`
 	TrustedPrefixes  []string `toml:"trusted_prefixes" kind:"prefixes" doc:"Balancers, NAT and proxies: prefixes that tcp_per_address_max and [limits] do not count for."`
 }
 

@@ -60,6 +60,7 @@ func (s *server) serviceFacts() *doctor.Service {
 	if n, _, ok := s.survey.own(); ok {
 		out.ReplayState = n.ReplayState
 	}
+	out.Degraded = s.degraded()
 	if s.audit != nil {
 		out.AuditLost = s.audit.Lost()
 	}
@@ -124,10 +125,11 @@ func masterKeyFacts(cl *statev1.Cluster, st raftstore.Status) *doctor.MasterKey 
 func memberFacts(st raftstore.Status) *doctor.Members {
 	m := &doctor.Members{
 		Asked: st.Self.Name, Leader: st.Leader.Name, ReplayLeader: st.ReplayLeader.Name, Quorum: st.Quorum, Voters: st.Voters, Tolerates: st.Tolerates,
+		Doubles: st.Doubles, LastDouble: st.LastDouble,
 	}
 	for _, n := range st.Nodes {
 		m.Nodes = append(m.Nodes, doctor.Member{
-			Name: n.Name, Votes: n.Role == raftstore.RoleLeader || n.Role == raftstore.RoleFollower, Reachable: n.Reachable, Lag: n.Lag, Version: n.Version,
+			Name: n.Name, Votes: n.Role == raftstore.RoleLeader || n.Role == raftstore.RoleFollower, Reachable: n.Reachable, Lag: n.Lag, Version: n.Version, Journal: n.Journal,
 		})
 	}
 	return m

@@ -23,6 +23,7 @@ type health struct {
 	failures, successes int // so many in a row turn it
 	probe               func(context.Context) error
 	leader, voter       func() bool
+	degraded            func() string // how it serves without the others; empty: it does not. May be nil
 	log                 *slog.Logger
 	// changed is called when readiness turns, from the probe's goroutine. May be nil.
 	changed func(ready bool, reason string)
@@ -37,10 +38,12 @@ type health struct {
 
 // readiness is the body of /readyz.
 type readiness struct {
-	Ready    bool   `json:"ready"`
-	Draining bool   `json:"draining,omitempty"`
-	Leader   bool   `json:"leader"`
-	Voter    bool   `json:"voter"` // in both groups
+	Ready    bool `json:"ready"`
+	Draining bool `json:"draining,omitempty"`
+	Leader   bool `json:"leader"`
+	Voter    bool `json:"voter"` // in both groups
+	// Degraded: it is cut off from the others and serves from its own state, and Reason says so.
+	Degraded bool   `json:"degraded,omitempty"`
 	Reason   string `json:"reason,omitempty"`
 }
 
@@ -131,6 +134,10 @@ func (h *health) drain() {
 
 func (h *health) read() readiness {
 	leader, voter := h.leader(), h.voter()
+	degraded := ""
+	if h.degraded != nil {
+		degraded = h.degraded()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r := readiness{Ready: h.ready && !h.draining, Draining: h.draining, Leader: leader, Voter: voter, Reason: h.reason}
@@ -139,6 +146,8 @@ func (h *health) read() readiness {
 		r.Reason = "draining"
 	case !h.ready && r.Reason == "":
 		r.Reason = "starting"
+	case h.ready && degraded != "":
+		r.Degraded, r.Reason = true, degraded
 	}
 	return r
 }

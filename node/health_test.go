@@ -58,6 +58,15 @@ func TestReadyz(t *testing.T) {
 			t.Errorf("%s: %d", path, code)
 		}
 	}
+	why := ""
+	h.degraded = func() string { return why }
+	if _, r := get(h, "/readyz"); r.Degraded {
+		t.Errorf("with the others: %+v", r)
+	}
+	why = "no quorum"
+	if code, r := get(h, "/readyz"); code != 200 || !r.Ready || !r.Degraded || r.Reason != why {
+		t.Errorf("serving without a quorum: %d %+v", code, r)
+	}
 	h.leader = func() bool { return false }
 	h.voter = h.leader
 	for _, path := range []string{"/readyz?role=leader", "/readyz?role=voter"} {

@@ -37,6 +37,7 @@ type metrics struct {
 	backups     *prometheus.CounterVec   // result
 	silence     *prometheus.GaugeVec     // node
 	removals    prometheus.Counter
+	quorum      *quorumMetrics
 }
 
 // gauges are read when somebody scrapes. Each answers at once, from memory.
@@ -100,6 +101,7 @@ func newMetrics(version string) *metrics {
 	m.silence = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "charon_node_silence_seconds", Help: "Since this node last heard of that one, or since it began to ask."}, []string{"node"})
 	m.removals = prometheus.NewCounter(prometheus.CounterOpts{Name: "charon_nodes_removed_total", Help: "Dead nodes that this node, as leader, removed by itself."})
 	m.registry.MustRegister(m.silence, m.removals)
+	m.quorum = newQuorumMetrics(m.registry)
 	m.lockouts = prometheus.NewCounter(prometheus.CounterOpts{Name: "charon_lockouts_total", Help: "AS requests refused because the client is locked out."})
 	m.replayWait = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "charon_replay_wait_seconds", Help: "From handing a proof to the shared replay cache to its verdict.", Buckets: fastBuckets})
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "charon_build_info", Help: "1, labelled by what runs."}, []string{"version", "goversion"})
@@ -157,6 +159,7 @@ const lockedOut = "LOCKED_OUT"
 
 // observe counts one request.
 func (m *metrics) observe(e *kdc.Event) {
+	m.quorum.observe(e)
 	result := "none"
 	switch {
 	case e.Dropped:

@@ -218,6 +218,7 @@ func (s *server) openStore() error {
 		s.latencies.observe(group, d)
 		measure(group, d, entries, bytes)
 	}
+	s.watchQuorum(&observe)
 	conf := s.c.storeConfig(s.creds, s.ring, ln, self, s.log, observe)
 	conf.FeatureLevelMax = s.o.FeatureLevelMax
 	conf.Keys = masterkey.NewFile(s.c.MasterKeyPath(), s.ring, s.c.masterKeyFixed())
@@ -349,7 +350,7 @@ func (s *server) openHTTP() error {
 	s.httpLn = limitConns(ln, httpConnsMax)
 	s.survey = &survey{status: s.store.Status, log: s.log, seen: s.metrics.members}
 	s.health = &health{
-		failures: s.c.Ready.Failures, successes: s.c.Ready.Successes, probe: s.check, leader: s.store.IsLeader, voter: s.survey.voter, log: s.log,
+		failures: s.c.Ready.Failures, successes: s.c.Ready.Successes, probe: s.check, leader: s.store.IsLeader, voter: s.survey.voter, degraded: s.degraded, log: s.log,
 		changed: func(ready bool, reason string) {
 			s.api.SetServing(ready)
 			if ready {
@@ -413,7 +414,7 @@ func (s *server) check(ctx context.Context) error {
 	default:
 	}
 	as, tgs, reason := s.store.Ready()
-	if !as || !tgs {
+	if !as || !tgs && !s.ridesOut() {
 		return errors.New(reason)
 	}
 	if lag := s.survey.lag(); lag > uint64(s.c.Ready.LagMax) {

@@ -24,6 +24,7 @@ func (c *Config) storeConfig(creds *ownCert, ring *masterkey.Ring, ln net.Listen
 		Timing: raftstore.Timing{
 			Heartbeat: factor * heartbeat, Lease: factor * lease, PromoteAfter: c.Raft.PromoteAfter.Duration,
 		},
+		RefuseWithoutQuorum: c.KDC.WithoutQuorum == withoutQuorumRefuse, StaleLimit: c.KDC.StaleLimit.Duration, AsyncReplay: c.KDC.Replay == replayAsync,
 		ClockSkew: c.KDC.ClockSkew.Duration, Now: wallclock.Now, Logger: log, Observe: o,
 	}
 }

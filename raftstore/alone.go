@@ -183,6 +183,9 @@ func (s *Store) Service() (state, reason string) {
 	return ServiceDegraded, fmt.Sprintf("no quorum: serving from this node's own state, last contact %v ago", s.lease.age().Round(time.Second))
 }
 
+// Holding tells whether proofs wait for a leader, as during an election.
+func (s *Store) Holding() bool { return s.proofs.stateName() == stateNames[stateHolding] }
+
 // Degraded tells whether the node is cut off and serves from what it has.
 func (s *Store) Degraded() bool {
 	state, _ := s.Service()

@@ -30,9 +30,11 @@ type Status struct {
 	// LastDouble (zero: never).
 	Doubles    uint64
 	LastDouble time.Time
-	Nodes      []NodeStatus
 	// TicketsFrom: authenticators up to then are refused, since the replay cache lost track once; zero if it never did.
 	TicketsFrom time.Time
+	// ServiceReason is why this node's own service is not normal.
+	ServiceReason string
+	Nodes         []NodeStatus
 }
 
 // NodeStatus is one member.
@@ -86,6 +88,7 @@ func (s *Store) Status(ctx context.Context) Status {
 		TicketsFrom: s.Epoch(),
 	}
 	st.FeatureLevel = s.db.FeatureLevel()
+	_, st.ServiceReason = s.Service()
 	if n, last := s.state.Doubles(); n > 0 {
 		st.Doubles, st.LastDouble = n, time.UnixMilli(last).UTC()
 	}

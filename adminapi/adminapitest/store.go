@@ -31,6 +31,8 @@ type Store struct {
 	Removed []peer.NodeID
 	Nodes   raftstore.Status
 	Contact time.Duration
+	// NoQuorum is what LostQuorum says.
+	NoQuorum bool
 	// Handed are the nodes that were given a master key; HandErr is what they answer.
 	Handed  []peer.NodeID
 	HandErr error
@@ -235,6 +237,9 @@ func (s *Store) TransferLeadership(context.Context, string) error { return nil }
 
 // Status is Nodes.
 func (s *Store) Status(context.Context) raftstore.Status { return s.Nodes }
+
+// LostQuorum is NoQuorum.
+func (s *Store) LostQuorum() bool { return s.NoQuorum }
 
 // LastContact is Contact.
 func (s *Store) LastContact() time.Duration { return s.Contact }

@@ -146,6 +146,28 @@ func TestStatusNamesALostReplayQuorum(t *testing.T) {
 	}
 }
 
+// What a node answers alone, and what was accepted twice, is in the status.
+func TestStatusNamesServiceWithoutQuorum(t *testing.T) {
+	st := &adminv1.GetStatusResponse{
+		Realm: "EXAMPLE.COM", Meta: &adminv1.Meta{Node: "n1"}, ServiceReason: "no quorum: serving from this node's own state, last contact 12s ago",
+		DoubleAccepts: 2, LastDoubleAccept: time.Date(2026, 11, 24, 3, 14, 7, 0, time.UTC).UnixMilli(),
+		Nodes: []*adminv1.NodeStatus{
+			{Node: &adminv1.Node{Name: "n1"}, Health: "degraded", Journal: 17}, {Node: &adminv1.Node{Name: "n2"}, Health: "down"}, {Node: &adminv1.Node{Name: "n3"}, Health: "down"},
+		}}
+	var b strings.Builder
+	if err := printStatus(&b, st, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"1/3 nodes   NO QUORUM: changes are refused, tickets are served degraded", "n1: no quorum: serving from this node's own state, last contact 12s ago\n",
+		"n1 has 17 records of what it accepted alone to hand in\n", "DOUBLE ACCEPTS 2: ", "last found out 2026-11-24 03:14:07Z", "degraded",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b.String())
+		}
+	}
+}
+
 // A change whose outcome is unknown is repeated under its id; past the deadline the id is printed and leads to the outcome.
 func TestUnknownOutcome(t *testing.T) {
 	n := newFakeNode(t)

@@ -31,6 +31,7 @@ func TestMutateAfterUnknown(t *testing.T) {
 	unknown := apiError(t, codes.Unavailable, "OUTCOME_UNKNOWN", "unknown")
 	cut := status.Error(codes.Unavailable, "error reading from server: EOF") // the connection broke while the call was under way
 	notApplied := apiError(t, codes.Unavailable, "NOT_APPLIED", "not_applied")
+	noQuorum := apiError(t, codes.Unavailable, "NO_QUORUM", "not_applied")
 	unreachable := &unreachableError{[]string{"n1:7749"}, status.Error(codes.Unavailable, "Error while dialing")}
 	exists := apiError(t, codes.AlreadyExists, "EXISTS", "")
 	denied := apiError(t, codes.PermissionDenied, "PERMISSION_DENIED", "")
@@ -45,6 +46,8 @@ func TestMutateAfterUnknown(t *testing.T) {
 		{"done at once", []error{nil}, "", exitOK, 1},
 		{"an election, then done", []error{notApplied, notApplied, nil}, "", exitOK, 3},
 		{"no leader for long", []error{notApplied}, "", exitNotDone, 0},
+		{"no quorum", []error{noQuorum}, "", exitNotDone, 1},
+		{"unknown, then no quorum", []error{unknown, noQuorum}, "", exitUnknown, 0},
 		{"no leader, then unknown", []error{notApplied, unknown}, "", exitUnknown, 0},
 		{"no leader, then a definite no", []error{notApplied, exists}, "", exitConflict, 2},
 		{"nobody there at once", []error{unreachable}, "", exitNotDone, 1},

@@ -38,19 +38,27 @@ func newStatusCommand() *cobra.Command {
 
 func printStatus(w io.Writer, st *adminv1.GetStatusResponse, now time.Time) error {
 	quorum := fmt.Sprintf("quorum ok (tolerates %d)", st.GetTolerates())
-	if !st.GetQuorum() {
-		quorum = "NO QUORUM: changes are refused"
-	}
-	up, cutOff := 0, 0
+	up, degraded, cutOff := 0, 0, 0
 	for _, n := range st.GetNodes() {
 		switch n.GetHealth() {
 		case "ok":
 			up++
+		case "degraded":
+			up, degraded = up+1, degraded+1
 		case "cut-off":
 			cutOff++
 		}
 	}
-	if st.GetQuorum() && cutOff > 0 {
+	switch {
+	case !st.GetQuorum() && degraded > 0:
+		quorum = "NO QUORUM: changes are refused, tickets are served degraded"
+	case !st.GetQuorum() && cutOff > 0:
+		quorum = "NO QUORUM: changes and tickets are refused"
+	case !st.GetQuorum():
+		quorum = "NO QUORUM: changes are refused"
+	case degraded > 0:
+		quorum = "REPLAY CACHE WITHOUT QUORUM: served degraded"
+	case cutOff > 0:
 		quorum = "REPLAY CACHE WITHOUT QUORUM: service tickets are refused"
 	}
 	fmt.Fprintf(w, "Realm %s   %d/%d nodes   %s   version %s   feature level %d\n", st.GetRealm(), up, len(st.GetNodes()), quorum, st.GetVersion(), st.GetFeatureLevel())
@@ -69,6 +77,7 @@ func printStatus(w io.Writer, st *adminv1.GetStatusResponse, now time.Time) erro
 			fmt.Fprintf(w, "%s has not been heard of for %s; if it is lost for good: charon node remove %[1]s\n", n.GetNode().GetName(), age(silent))
 		}
 	}
+	printUnshared(w, st)
 	if st.GetCounted() {
 		fmt.Fprintf(w, "Principals %d   locked %d   expiring in 30 d %d   RC4 allowed %d   ", st.GetPrincipals(), st.GetLocked(), st.GetExpiring_30D(), st.GetRc4Allowed())
 	}
@@ -95,6 +104,22 @@ func lastBackup(b *adminv1.LastBackup, now time.Time) string {
 		text += " (verified)"
 	}
 	return text
+}
+
+// printUnshared tells of what nodes answered without the others, now and found out afterwards.
+func printUnshared(w io.Writer, st *adminv1.GetStatusResponse) {
+	if r := st.GetServiceReason(); r != "" {
+		fmt.Fprintf(w, "%s: %s\n", st.GetMeta().GetNode(), r)
+	}
+	for _, n := range st.GetNodes() {
+		if n.GetJournal() > 0 {
+			fmt.Fprintf(w, "%s has %d records of what it accepted alone to hand in\n", n.GetNode().GetName(), n.GetJournal())
+		}
+	}
+	if n := st.GetDoubleAccepts(); n > 0 {
+		fmt.Fprintf(w, "DOUBLE ACCEPTS %d: authenticators that two nodes accepted in different requests, last found out %s; see: docs/quorum.md\n",
+			n, time.UnixMilli(st.GetLastDoubleAccept()).UTC().Format("2006-01-02 15:04:05Z"))
+	}
 }
 
 func statusRow(n *adminv1.NodeStatus, now time.Time) []string {

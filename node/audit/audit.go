@@ -37,7 +37,7 @@ type Config struct {
 // Writer takes events and writes them, in order, from one goroutine.
 type Writer struct {
 	cfg    Config
-	queue  chan any // *kdc.Event or adminapi.AuditEvent
+	queue  chan any // *kdc.Event, adminapi.AuditEvent or NodeEvent
 	reopen chan chan error
 	stop   chan struct{}
 	done   chan struct{}
@@ -97,6 +97,23 @@ func (w *Writer) Request(e *kdc.Event) { w.put(e) }
 
 // Admin notes an admin call. It does not block.
 func (w *Writer) Admin(e adminapi.AuditEvent) { w.put(e) }
+
+// NodeEvent is something that happened to the node itself.
+type NodeEvent struct {
+	Time time.Time
+	// Status is its word: DEGRADED, REFUSING or HEALED for how it serves, DOUBLE_ACCEPT, JOURNAL_LOST.
+	Status string
+	// Reason is why, in one line; for DOUBLE_ACCEPT the setting that allowed it.
+	Reason string
+	// Authenticator is what DOUBLE_ACCEPT is about, as in the lines of the requests that brought it; AuthenticatorTime is the time inside it.
+	Authenticator     string
+	AuthenticatorTime time.Time
+	// Count is how many records JOURNAL_LOST is about.
+	Count int
+}
+
+// Node notes an event of the node. It does not block.
+func (w *Writer) Node(e NodeEvent) { w.put(e) }
 
 func (w *Writer) put(v any) {
 	select {
@@ -175,6 +192,8 @@ func (w *Writer) write(v any) {
 		w.buf = appendRequest(w.buf, w.cfg.Node, e)
 	case adminapi.AuditEvent:
 		w.buf = appendAdmin(w.buf, w.cfg.Node, e)
+	case NodeEvent:
+		w.buf = appendNode(w.buf, w.cfg.Node, e)
 	}
 	w.pending++
 	if len(w.buf) >= bufBytes {

@@ -59,6 +59,18 @@ func TestLineHoldsTheRequest(t *testing.T) {
 	}
 }
 
+func TestLineOfTheNode(t *testing.T) {
+	got := lines(t, appendNode(nil, "kdc1", NodeEvent{Time: testTime, Status: "DOUBLE_ACCEPT", Reason: "cut-off", Authenticator: "0011223344556677", AuthenticatorTime: testTime}))[0]
+	if got["type"] != "NODE" || got["node"] != "kdc1" || got["status"] != "DOUBLE_ACCEPT" || got["reason"] != "cut-off" || got["authenticator"] != "0011223344556677" || got["authenticator_time"] == nil {
+		t.Errorf("%v", got)
+	}
+	e := event("alice@EXAMPLE.COM")
+	e.Authenticator, e.Degraded, e.Replay = "0011223344556677", true, "unconfirmed"
+	if got := lines(t, appendRequest(nil, "kdc1", e))[0]; got["authenticator"] != "0011223344556677" || got["degraded"] != true || got["replay"] != "unconfirmed" {
+		t.Errorf("%v", got)
+	}
+}
+
 func FuzzLine(f *testing.F) {
 	f.Add("alice\n\"\\\x00\x7f\u2028é\xff")
 	f.Fuzz(func(t *testing.T, name string) {

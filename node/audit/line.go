@@ -107,6 +107,8 @@ func appendRequest(dst []byte, node string, e *kdc.Event) []byte {
 		o.str("flags", e.Flags.String())
 	}
 	o.str("replay", e.Replay)
+	o.str("authenticator", e.Authenticator)
+	o.flag("degraded", e.Degraded)
 	o.num("replay_wait_us", e.ReplayWait.Microseconds())
 	o.num("duration_us", e.Duration.Microseconds())
 	o.flag("lookaside", e.Lookaside)
@@ -127,6 +129,20 @@ func appendAdmin(dst []byte, node string, e adminapi.AuditEvent) []byte {
 	o.str("reason", e.Reason)
 	o.num("duration_us", e.Duration.Microseconds())
 	o.flag("forwarded", e.Forwarded)
+	return o.end()
+}
+
+// appendNode is the line of an event of the node itself.
+func appendNode(dst []byte, node string, e NodeEvent) []byte {
+	o := begin(dst)
+	o.time("time", e.Time)
+	o.str("node", node)
+	o.str("type", "NODE")
+	o.str("status", e.Status)
+	o.str("reason", e.Reason)
+	o.str("authenticator", e.Authenticator)
+	o.time("authenticator_time", e.AuthenticatorTime)
+	o.num("count", int64(e.Count))
 	return o.end()
 }
 

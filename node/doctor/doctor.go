@@ -81,6 +81,8 @@ var Checks = []Check{
 	{Name: "quorum.lost", Cluster: quorumLost},
 	{Name: "quorum.tolerance", Cluster: quorumTolerance},
 	{Name: "replay.leader", Cluster: replayLeader},
+	{Name: "replay.doubles", Cluster: replayDoubles},
+	{Name: "replay.journal", Cluster: replayJournal},
 	{Name: "node.down", Cluster: nodeDown},
 	{Name: "node.lag", Cluster: nodeLag},
 	{Name: "node.promotion", Cluster: nodePromotion},

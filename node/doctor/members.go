@@ -13,7 +13,10 @@ type Members struct {
 	Quorum               bool
 	// Voters in both groups; Tolerates: how many nodes may fail from now on, negative without a quorum.
 	Voters, Tolerates int
-	Nodes             []Member
+	// Doubles are the authenticators known to have been accepted in two requests, the last one found out at LastDouble.
+	Doubles    uint64
+	LastDouble time.Time
+	Nodes      []Member
 }
 
 // Member is one node.
@@ -27,6 +30,8 @@ type Member struct {
 	Version   string
 	// Silent is for how long nobody has heard of it, where that is known.
 	Silent time.Duration
+	// Journal is how many records of what it accepted alone it has yet to hand in.
+	Journal int
 }
 
 const (
