@@ -6,6 +6,7 @@ package wallclock
 
 import (
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -13,13 +14,13 @@ import (
 
 // FileVariable names the environment variable that holds the file's path. The file has one duration in Go's notation, "-8760h"; it may be
 // replaced at any time, and counts rereadEvery later at the latest. No variable, no file, and what can't be read: the last offset that
-// could, at first none.
+// could, at first none. %p in the path stands for the process's id, so that processes with one environment have a clock each.
 const FileVariable = "CHARON_TESTCLOCK"
 
 const rereadEvery = 20 * time.Millisecond
 
 var (
-	path   = os.Getenv(FileVariable)
+	path   = strings.ReplaceAll(os.Getenv(FileVariable), "%p", strconv.Itoa(os.Getpid()))
 	begun  = time.Now()
 	offset atomic.Int64 // ns
 	readAt atomic.Int64 // ns since begun; 0: never

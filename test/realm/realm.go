@@ -48,8 +48,14 @@ func Binary(t testing.TB) string {
 	if b := os.Getenv("CHARON_BIN"); b != "" {
 		return b
 	}
+	return Build(t, "")
+}
+
+// Build builds a charon binary with build tags into t's directory.
+func Build(t testing.TB, tags string) string {
+	t.Helper()
 	bin := filepath.Join(t.TempDir(), "charon")
-	cmd := exec.Command("go", "build", "-o", bin, "github.com/charon-kdc/charon/cmd/charon")
+	cmd := exec.Command("go", "build", "-tags", tags, "-o", bin, "github.com/charon-kdc/charon/cmd/charon")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building charon: %v\n%s", err, out)
@@ -60,8 +66,14 @@ func Binary(t testing.TB) string {
 // Start starts a realm of n nodes and stops it when the test ends. args go to `charon dev`.
 func Start(t testing.TB, n int, args ...string) *Realm {
 	t.Helper()
+	return StartBinary(t, Binary(t), n, args...)
+}
+
+// StartBinary is Start with a charon binary of the caller's.
+func StartBinary(t testing.TB, bin string, n int, args ...string) *Realm {
+	t.Helper()
 	dir := TempDir(t)
-	r := &Realm{bin: Binary(t)}
+	r := &Realm{bin: bin}
 	cmd := exec.Command(r.bin, append([]string{"dev", "--nodes", fmt.Sprint(n), "--realm", Name, "--dir", dir, "--json", "--detach"}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
