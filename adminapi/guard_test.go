@@ -43,7 +43,7 @@ func wantReason(t *testing.T, err error, code codes.Code, reason string) {
 
 func TestEveryMethodHasARule(t *testing.T) {
 	known := 0
-	for _, d := range []grpc.ServiceDesc{adminv1.Principals_ServiceDesc, adminv1.Keytabs_ServiceDesc, adminv1.Policies_ServiceDesc, adminv1.Roles_ServiceDesc, adminv1.Cluster_ServiceDesc, adminv1.Backups_ServiceDesc, adminv1.Rotation_ServiceDesc, adminv1.Diagnosis_ServiceDesc} {
+	for _, d := range []grpc.ServiceDesc{adminv1.Principals_ServiceDesc, adminv1.Keytabs_ServiceDesc, adminv1.Policies_ServiceDesc, adminv1.Roles_ServiceDesc, adminv1.Cluster_ServiceDesc, adminv1.Backups_ServiceDesc, adminv1.Rotation_ServiceDesc, adminv1.Diagnosis_ServiceDesc, adminv1.Upgrade_ServiceDesc} {
 		for _, m := range d.Methods {
 			full := "/" + d.ServiceName + "/" + m.MethodName
 			if _, ok := rules[full]; !ok {
