@@ -22,6 +22,7 @@ import (
 type doorkeeper struct {
 	store *raftstore.Store
 	ring  *masterkey.Ring
+	life  time.Duration // of a certificate
 	now   func() time.Time
 }
 
@@ -98,6 +99,7 @@ func (d *doorkeeper) grant(n *statev1.Node, pub crypto.PublicKey, hosts []string
 	if err != nil {
 		return nil, err
 	}
+	authority.Life = d.life
 	id := pki.NodeIdentity{Cluster: [16]byte(cl.GetId()), Node: [16]byte(n.GetId()), Name: n.GetName()}
 	cert, err := authority.IssueNode(rand.Reader, d.now(), pub, id, hosts)
 	if err != nil {

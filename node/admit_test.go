@@ -132,7 +132,7 @@ func TestTokenOfARunningNodeIsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	j := stranger(t, tok, "kdc2")
-	j.Key = creds.cert.PrivateKey.(crypto.Signer)
+	j.Key = creds.certificate().PrivateKey.(crypto.Signer)
 	id, replayID, err := raftstore.Prepare(n2.c.raftPath())
 	if err != nil {
 		t.Fatal(err)

@@ -66,8 +66,9 @@ type AdminConfig struct {
 
 // PeerConfig is [peer].
 type PeerConfig struct {
-	Address   string `toml:"address" default:"0.0.0.0:7750" kind:"address" doc:"Where the other nodes reach this one."`
-	Advertise string `toml:"advertise" kind:"advertise" doc:"host:port that the other nodes dial. Empty: address, which then must name a host."`
+	Address         string   `toml:"address" default:"0.0.0.0:7750" kind:"address" doc:"Where the other nodes reach this one."`
+	CertificateLife Duration `toml:"certificate_life" default:"2160h" min:"1m" max:"8760h" doc:"How long a node's certificate lives that this node issues, as leader. A node renews its own when a third of it is over."`
+	Advertise       string   `toml:"advertise" kind:"advertise" doc:"host:port that the other nodes dial. Empty: address, which then must name a host."`
 }
 
 // HTTPConfig is [http].

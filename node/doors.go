@@ -39,8 +39,9 @@ func adminServerOptions(creds credentials.TransportCredentials) []grpc.ServerOpt
 
 // adminTLS takes client certificates of the admin authority and no other. The authority is read from the realm state at each
 // handshake: a node that has just joined does not have it yet.
-func adminTLS(cert *tls.Certificate, cluster [16]byte, db *realm.DB, now func() time.Time) *tls.Config {
-	base := &tls.Config{MinVersion: tls.VersionTLS13, Time: now, Certificates: []tls.Certificate{*cert}, NextProtos: []string{"h2"}}
+func adminTLS(cert func() *tls.Certificate, cluster [16]byte, db *realm.DB, now func() time.Time) *tls.Config {
+	base := &tls.Config{MinVersion: tls.VersionTLS13, Time: now, NextProtos: []string{"h2"}}
+	base.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert(), nil } // it is renewed without a restart
 	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		s, err := db.Secret(pki.Admins.SecretName())
 		if err != nil {

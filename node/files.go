@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -163,11 +164,14 @@ func pemKey(key *ecdsa.PrivateKey) ([]byte, error) {
 type ownCert struct {
 	pki.NodeIdentity
 	authority *x509.Certificate
-	cert      *tls.Certificate // leaf, then authority
+	cert      atomic.Pointer[tls.Certificate] // leaf, then authority; replaced by renewals
 }
 
+// certificate is the present one.
+func (c *ownCert) certificate() *tls.Certificate { return c.cert.Load() }
+
 // expires is when the node's certificate ends.
-func (c *ownCert) expires() time.Time { return c.cert.Leaf.NotAfter }
+func (c *ownCert) expires() time.Time { return c.certificate().Leaf.NotAfter }
 
 // loadCredentials reads and checks the node's certificate and key. Errors: those of checkNode, too.
 func loadCredentials(dir string, now time.Time) (*ownCert, error) {
@@ -176,6 +180,9 @@ func loadCredentials(dir string, now time.Time) (*ownCert, error) {
 		return nil, err
 	}
 	pair, err := tls.LoadX509KeyPair(certPath, keyPath)
+	if err != nil {
+		pair, err = finishRenewal(dir, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the node's certificate %s: %w", certPath, err)
 	}
@@ -190,7 +197,9 @@ func loadCredentials(dir string, now time.Time) (*ownCert, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the node's own certificate %s: %w", certPath, err)
 	}
-	return &ownCert{NodeIdentity: id, authority: authority, cert: &pair}, nil
+	c := &ownCert{NodeIdentity: id, authority: authority}
+	c.cert.Store(&pair)
+	return c, nil
 }
 
 // writeCredentials writes the key first: a certificate file means that the node is whole.

@@ -88,7 +88,11 @@ func Join(ctx context.Context, o JoinOptions) (*JoinResult, error) {
 	if err := c.settle(key, g); err != nil {
 		return nil, err
 	}
-	return &JoinResult{Realm: g.Realm, Name: g.Name, CertLife: pki.NodeLife}, nil
+	leaf, err := x509.ParseCertificate(g.Certificate)
+	if err != nil {
+		return nil, err
+	}
+	return &JoinResult{Realm: g.Realm, Name: g.Name, CertLife: leaf.NotAfter.Sub(wallclock.Now()).Round(time.Hour)}, nil
 }
 
 func (c *Config) joinRequest(name, version string, level uint32) (*join.Request, error) {
@@ -124,27 +128,29 @@ func (c *Config) settle(key *ecdsa.PrivateKey, g *join.Grant) error {
 	return errors.Join(os.Remove(filepath.Join(c.Dir, joinKeyFile)), syncDir(c.Dir))
 }
 
-// joinKey is the key of an interrupted join, or a fresh one, on disk before it is shown to anybody.
-func joinKey(dir string) (*ecdsa.PrivateKey, error) {
-	path := filepath.Join(dir, joinKeyFile)
+// joinKey is the key of an interrupted join, or a fresh one.
+func joinKey(dir string) (*ecdsa.PrivateKey, error) { return keptKey(filepath.Join(dir, joinKeyFile)) }
+
+// keptKey is the key at path, of what was interrupted, or a fresh one, on disk before it is shown to anybody.
+func keptKey(path string) (*ecdsa.PrivateKey, error) {
 	text, err := os.ReadFile(path)
 	if err == nil {
 		block, _ := pem.Decode(text)
 		if block == nil {
-			return nil, fmt.Errorf("reading the interrupted join's key %s: not PEM", path)
+			return nil, fmt.Errorf("reading an interrupted request's key %s: not PEM", path)
 		}
 		k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("reading the interrupted join's key %s: %w", path, err)
+			return nil, fmt.Errorf("reading an interrupted request's key %s: %w", path, err)
 		}
 		key, ok := k.(*ecdsa.PrivateKey)
 		if !ok {
-			return nil, fmt.Errorf("reading the interrupted join's key %s: not ECDSA", path)
+			return nil, fmt.Errorf("reading an interrupted request's key %s: not ECDSA", path)
 		}
 		return key, nil
 	}
 	if !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("reading the interrupted join's key: %w", err)
+		return nil, fmt.Errorf("reading an interrupted request's key: %w", err)
 	}
 	key, err := pki.NewKey(rand.Reader)
 	if err != nil {

@@ -30,6 +30,7 @@ import (
 	"github.com/charon-kdc/charon/node/join"
 	"github.com/charon-kdc/charon/node/wallclock"
 	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
+	peerv1 "github.com/charon-kdc/charon/proto/charon/peer/v1"
 	"github.com/charon-kdc/charon/raftstore"
 	"github.com/charon-kdc/charon/raftstore/peer"
 )
@@ -55,13 +56,15 @@ type RunOptions struct {
 
 // server is a node's parts while it runs.
 type server struct {
-	o       RunOptions
-	c       *Config
-	log     *slog.Logger
-	creds   *ownCert
-	ring    *masterkey.Ring
-	metrics *metrics
-	rates   *rates
+	o     RunOptions
+	c     *Config
+	log   *slog.Logger
+	creds *ownCert
+	// certifier signs the other nodes' certificates while this node leads.
+	certifier *certifier
+	ring      *masterkey.Ring
+	metrics   *metrics
+	rates     *rates
 	// latencies are of the logs.
 	latencies *latencies
 	begun     time.Time
@@ -238,7 +241,7 @@ func identityOf(creds *ownCert) peer.Identity {
 	roots.AddCert(creds.authority)
 	return peer.Identity{
 		ClusterID:   creds.Cluster,
-		Certificate: func() (*tls.Certificate, error) { return creds.cert, nil },
+		Certificate: func() (*tls.Certificate, error) { return creds.certificate(), nil },
 		Roots:       func() *x509.CertPool { return roots },
 	}
 }
@@ -329,7 +332,9 @@ func (s *server) openAdmin() error {
 		return err
 	}
 	s.api.Register(s.store.Forward().Server(), adminapi.DoorPeer)
-	s.doors, err = openAdminDoors(s.c, s.api, adminTLS(s.creds.cert, s.creds.Cluster, s.store.DB(), wallclock.Now))
+	s.certifier = &certifier{store: s.store, ring: s.ring, life: s.c.Peer.CertificateLife.Duration, now: wallclock.Now, audit: auditAdmin}
+	peerv1.RegisterCertificatesServer(s.store.Forward().Server(), s.certifier)
+	s.doors, err = openAdminDoors(s.c, s.api, adminTLS(s.creds.certificate, s.creds.Cluster, s.store.DB(), wallclock.Now))
 	return err
 }
 
@@ -383,7 +388,7 @@ func (s *server) serve(ctx context.Context) {
 		}
 		return nil
 	})
-	j := &join.Server{Backend: &doorkeeper{store: s.store, ring: s.ring, now: s.store.Now}, Logger: s.log}
+	j := &join.Server{Backend: &doorkeeper{store: s.store, ring: s.ring, life: s.c.Peer.CertificateLife.Duration, now: s.store.Now}, Logger: s.log}
 	s.goDo("join service", func() error { return j.Serve(ctx, s.store.Mux().Listener(peer.ALPNJoin)) })
 	if s.backup.schedule != nil {
 		s.goDo("backups", func() error { s.backup.schedule.Run(ctx); return nil })
@@ -391,6 +396,7 @@ func (s *server) serve(ctx context.Context) {
 	s.goDo("survey", func() error { s.survey.run(ctx); return nil })
 	s.goDo("health", func() error { s.health.run(ctx); return nil })
 	s.goDo("leader's duties", func() error { s.api.Tend(ctx); return nil })
+	s.goDo("certificate", func() error { s.tendCertificate(ctx); return nil })
 	s.goDo("membership", func() error { s.watchMembership(ctx); return nil })
 }
 

@@ -58,10 +58,23 @@ func (p *proofs) run(ctx context.Context) {
 	}
 }
 
+// relink makes the link anew; frames that are unanswered are sent again.
+func (p *proofs) relink() {
+	p.mu.Lock()
+	again := p.again
+	p.mu.Unlock()
+	if again != nil {
+		again()
+	}
+}
+
 // session works with one leader until the link breaks or another leads.
 func (p *proofs) session(ctx context.Context, leader raft.ServerID) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	p.mu.Lock()
+	p.again = cancel
+	p.mu.Unlock()
 	l, err := p.connect(ctx, leader, cancel)
 	if err != nil {
 		return

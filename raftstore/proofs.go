@@ -64,6 +64,7 @@ type proofs struct {
 	waiting int        // pendings in queue and flight
 	initial int        // those of AS exchanges among them
 	nextID  uint64
+	again   func()    // ends the session
 	up      bool      // a stream to the leader stands
 	upAt    time.Time // when it last did, while it does not
 	spokeAt time.Time // when a frame was last sent

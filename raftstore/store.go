@@ -1,10 +1,12 @@
 package raftstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -137,6 +139,12 @@ func (s *Store) open() error {
 	s.lease = newLease(s, s.lastContact())
 	identity := s.cfg.Identity
 	identity.Allowed = s.members.allowed
+	identity.Retired = s.retired
+	s.db.Subscribe(func(changes []realm.Change) {
+		if slices.ContainsFunc(changes, func(c realm.Change) bool { return c.Kind == realm.KindNode }) {
+			s.membershipChanged() // a key may have been retired
+		}
+	})
 	identity.Times = s.certificateTimes
 	s.identity = &identity
 	s.mux = peer.NewMux(s.cfg.Listener, s.identity, s.cfg.Logger)
@@ -369,6 +377,27 @@ func (s *Store) membershipChanged() {
 	case s.membership <- struct{}{}:
 	default:
 	}
+}
+
+// retired tells whether a member's key was replaced.
+func (s *Store) retired(id peer.NodeID, key peer.KeyHash) bool {
+	n, err := s.db.Node(id[:])
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(n.GetRetiredKeys(), func(k *statev1.RetiredKey) bool { return bytes.Equal(k.GetHash(), key[:]) })
+}
+
+// Reconnect has this node show the certificate that Config.Identity gives by now: connections that were made before end, those of calls in work
+// after grace. To be called when the certificate was renewed.
+func (s *Store) Reconnect(grace time.Duration) {
+	s.fwd.Renew(grace)
+	for _, g := range []*group{s.realm, s.replay} {
+		if g.live.Load() {
+			g.trans.CloseStreams()
+		}
+	}
+	s.proofs.relink()
 }
 
 // fatal ends the process by Config.Fatal; in tests it may return.

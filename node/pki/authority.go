@@ -7,6 +7,7 @@
 package pki
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -85,6 +86,8 @@ type Authority struct {
 	Kind Kind
 	Cert *x509.Certificate
 	Key  crypto.Signer
+	// Life of the node certificates that it issues. 0: NodeLife.
+	Life time.Duration
 }
 
 // NewAuthority makes a key and a self-signed certificate. cluster is the cluster id, 16 bytes. Nodes and admins get ECDSA
@@ -155,7 +158,7 @@ func (a *Authority) IssueNode(rand io.Reader, now time.Time, pub crypto.PublicKe
 	if a.Kind != Nodes {
 		return nil, fmt.Errorf("the %s authority does not certify nodes", a.Kind)
 	}
-	t, err := template(rand, now, NodeLife)
+	t, err := template(rand, now, cmp.Or(a.Life, NodeLife))
 	if err != nil {
 		return nil, err
 	}
@@ -186,6 +189,12 @@ func (a *Authority) IssueAdmin(rand io.Reader, now time.Time, pub crypto.PublicK
 	t.Subject = pkix.Name{CommonName: name}
 	t.EmailAddresses = []string{name + "@" + adminDomain(cluster)}
 	return a.issue(rand, t, pub)
+}
+
+// RenewAt is when a third of a certificate's life is over.
+func RenewAt(c *x509.Certificate) time.Time {
+	begun := c.NotBefore.Add(backdate)
+	return begun.Add(c.NotAfter.Sub(begun) / 3)
 }
 
 func adminDomain(cluster [16]byte) string {

@@ -92,6 +92,16 @@ func Caller(ctx context.Context) (peer.NodeID, bool) {
 	return a.Peer, ok && !a.Peer.IsZero()
 }
 
+// CallerKey is the key by which Caller's member has shown itself.
+func CallerKey(ctx context.Context) (peer.KeyHash, bool) {
+	p, ok := grpcpeer.FromContext(ctx)
+	if !ok {
+		return peer.KeyHash{}, false
+	}
+	a, ok := p.AuthInfo.(AuthInfo)
+	return a.Key, ok
+}
+
 // LeaderConn is a connection to the leader of the realm group. Errors: ErrNoLeader, ErrSelf.
 func (f *Forward) LeaderConn(ctx context.Context) (*grpc.ClientConn, peer.NodeID, error) {
 	id, ok := f.dir.LeaderID()
@@ -158,6 +168,19 @@ func (f *Forward) Drop(id peer.NodeID) {
 	}
 }
 
+// Renew has every later call go by a new connection, with the certificate that the node has by then. Calls in work have grace to end.
+func (f *Forward) Renew(grace time.Duration) {
+	f.mu.Lock()
+	old := f.conns
+	f.conns = map[peer.NodeID]*conn{}
+	f.mu.Unlock()
+	time.AfterFunc(grace, func() {
+		for _, c := range old {
+			c.cc.Close()
+		}
+	})
+}
+
 // Close ends connections and server; calls in work are cancelled.
 func (f *Forward) Close() {
 	f.mu.Lock()
@@ -174,6 +197,7 @@ func (f *Forward) Close() {
 type AuthInfo struct {
 	credentials.CommonAuthInfo
 	Peer peer.NodeID
+	Key  peer.KeyHash
 }
 
 // AuthType names the mechanism.
@@ -190,6 +214,7 @@ func (handshaken) handshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) 
 	return pc, AuthInfo{
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 		Peer:           pc.Peer,
+		Key:            pc.Key,
 	}, nil
 }
 

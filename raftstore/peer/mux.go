@@ -29,6 +29,8 @@ type Conn struct {
 	*tls.Conn
 	// Peer is the node at the other end; zero for a joiner.
 	Peer NodeID
+	// Key is the one that the other end has shown; zero for a joiner.
+	Key KeyHash
 	// ALPN is the service.
 	ALPN string
 
@@ -208,7 +210,7 @@ func wrap(tc *tls.Conn, cluster [16]byte) (*Conn, error) {
 		return nil, ErrNoIdentity
 	}
 	id, err := CertificateID(cluster, cs.PeerCertificates[0])
-	c.Peer = id
+	c.Peer, c.Key = id, HashKey(cs.PeerCertificates[0])
 	return c, err
 }
 
@@ -247,12 +249,15 @@ func (m *Mux) hand(q *listener, c *Conn) {
 	}
 }
 
-// welcome tells whether an accepted connection is a current member's, or a joiner's.
+// welcome tells whether an accepted connection is a current member's, by a key that is not replaced, or a joiner's.
 func (m *Mux) welcome(c *Conn) bool {
-	return c.Peer.IsZero() || m.id.Allowed == nil || m.id.Allowed(c.Peer)
+	if c.Peer.IsZero() {
+		return true
+	}
+	return (m.id.Allowed == nil || m.id.Allowed(c.Peer)) && (m.id.Retired == nil || !m.id.Retired(c.Peer, c.Key))
 }
 
-// Recheck closes every accepted connection of a node that is no member now; called when the members have changed.
+// Recheck closes every accepted connection of a node that is no member now, or has another key; called when the members have changed.
 func (m *Mux) Recheck() {
 	for _, c := range m.open(func(*Conn) bool { return true }) {
 		if !m.welcome(c) {

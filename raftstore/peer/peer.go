@@ -6,6 +6,7 @@ package peer
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
@@ -60,11 +61,21 @@ type Identity struct {
 	Times func() []time.Time
 	// Allowed tells whether a node is a current member. Called at every handshake, both ways.
 	Allowed func(NodeID) bool
+	// Retired tells whether a node's key was replaced by another since it was certified; nil: none was. Called likewise.
+	Retired func(NodeID, KeyHash) bool
 	// Dial opens a connection to host:port below TLS. nil: TCP.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 }
 
+// KeyHash is the SHA-256 of a certificate's SubjectPublicKeyInfo.
+type KeyHash [sha256.Size]byte
+
+// HashKey of a certificate.
+func HashKey(c *x509.Certificate) KeyHash { return sha256.Sum256(c.RawSubjectPublicKeyInfo) }
+
 var (
+	// ErrRetired says that the peer's certificate is good, but the node has another by now.
+	ErrRetired = errors.New("peer has replaced this key")
 	// ErrNotMember says that the peer's certificate is good but the node is no member of this cluster.
 	ErrNotMember = errors.New("peer is not a member of this cluster")
 	// ErrNoIdentity says that the certificate names no node of this cluster.
@@ -224,6 +235,9 @@ func (i *Identity) verify(cs tls.ConnectionState, want *NodeID) error {
 	}
 	if i.Allowed != nil && !i.Allowed(id) {
 		return fmt.Errorf("%w: %v", ErrNotMember, id)
+	}
+	if i.Retired != nil && i.Retired(id, HashKey(cs.PeerCertificates[0])) {
+		return fmt.Errorf("%w: %v", ErrRetired, id)
 	}
 	return nil
 }
