@@ -199,6 +199,23 @@ func TestReseal(t *testing.T) {
 	}
 }
 
+// A record whose keys were put into another order since they were read is not given boxes of others: they would not open.
+func TestResealOfAChangedRecord(t *testing.T) {
+	db := rotating(t, false)
+	p := principal("carol")
+	p.Keys = append(p.Keys, &statev1.Key{Kvno: 2, Etype: 18, Key: &statev1.Sealed{MasterKeyVersion: 1, Box: []byte("second")}})
+	mustApply(t, db, putP(p, absent()), activateMK(2, "id1", "id2"))
+	read := get1(t, db, "carol")
+	other := proto.CloneOf(read)
+	other.Keys[0], other.Keys[1] = other.Keys[1], other.Keys[0]
+	mustApply(t, db, putP(other, present()), resealed(2, anew(read, 2)))
+	for _, k := range get1(t, db, "carol").GetKeys() {
+		if k.GetKey().GetMasterKeyVersion() != 1 {
+			t.Errorf("kvno %d was given a box that was read for another key", k.GetKvno())
+		}
+	}
+}
+
 // What is not sealed anew yet can be written back as it is, under its own name or another: a rotation stops nobody's work.
 func TestWritesWhileRotating(t *testing.T) {
 	db := rotating(t, true)
