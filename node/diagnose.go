@@ -129,7 +129,7 @@ func memberFacts(st raftstore.Status) *doctor.Members {
 	}
 	for _, n := range st.Nodes {
 		m.Nodes = append(m.Nodes, doctor.Member{
-			Name: n.Name, Votes: n.Role == raftstore.RoleLeader || n.Role == raftstore.RoleFollower, Reachable: n.Reachable, Lag: n.Lag, Version: n.Version, Journal: n.Journal,
+			Name: n.Name, Votes: n.Role == raftstore.RoleLeader || n.Role == raftstore.RoleFollower, Reachable: n.Reachable, Lag: n.Lag, Version: n.Version, Silent: n.Silence, Journal: n.Journal,
 		})
 	}
 	return m
