@@ -257,7 +257,7 @@ func (s *server) openKDC() error {
 	}
 	answerer := kdc.New(kdc.Config{
 		Store: s.store.KDB(), Proofs: s.store.Proofs(), Rand: rand.Reader,
-		Now: wallclock.Now, StateNow: s.store.Now, Elapsed: time.Now,
+		Now: s.store.RequestTime, StateNow: s.store.Now, Elapsed: time.Now,
 		ClockSkew: s.c.KDC.ClockSkew.Duration, SkewNow: s.store.ClockSkew, Logger: s.log, Observe: s.observe, Nodes: s.store.Nodes,
 		Limits: s.c.Limits.kdc(trusted),
 	})

@@ -216,6 +216,18 @@ func (s *Store) Now() time.Time {
 	return time.UnixMilli(max(s.clocks.time(time.Now()), s.db.Now(), s.state.Now())).UTC()
 }
 
+// RequestTime is what requests are judged by: this node's clock, but the cluster's time where that clock is so far off that the guard takes the node out. The
+// guard needs some seconds for it, and nobody is to be told meanwhile that his ticket has expired a year ago.
+func (s *Store) RequestTime() time.Time { return s.clocks.requestTime(time.Now()) }
+
+func (c *clocks) requestTime(at time.Time) time.Time {
+	wall, ref := c.now(), c.time(at)
+	if off := time.Duration(wall.UnixMilli()-ref) * time.Millisecond; off.Abs() > offsetOut {
+		return time.UnixMilli(ref).UTC()
+	}
+	return wall
+}
+
 // ClockSkew is how far a client's clock may be off at this node now: Config.ClockSkew, but no more than what the replay log says,
 // since the replay cache remembers no longer. A larger one goes to the leader with the next frame and counts when it is applied here.
 func (s *Store) ClockSkew() time.Duration { return min(s.cfg.ClockSkew, s.state.Skew()) }

@@ -127,3 +127,20 @@ func TestReportsOfLessDoubtStay(t *testing.T) {
 		t.Errorf("a frame's clock pushed an answer out: %v", off)
 	}
 }
+
+// TestClockJumpsAreNotServed: found by the chaos test, whose clients were refused with KDC_ERR_NEVER_VALID until the guard had taken the node out.
+func TestClockJumpsAreNotServed(t *testing.T) {
+	b := newBell(3)
+	b.hear(1, 0, 2*time.Millisecond)
+	b.hear(2, 0, 2*time.Millisecond)
+	b.want(t, "all right", 0)
+	for own, want := range map[time.Duration]time.Duration{
+		0: 0, 20 * time.Second: 20 * time.Second, -20 * time.Second: -20 * time.Second,
+		time.Minute: 0, -time.Minute: 0, year: 0, -year: 0,
+	} {
+		b.own = own
+		if off := b.requestTime(mono(b.at)).Sub(mono(b.at)); (off - want).Abs() > 20*time.Millisecond {
+			t.Errorf("own clock off by %v: requests are judged by a time off by %v, want %v", own, off, want)
+		}
+	}
+}
