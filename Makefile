@@ -5,8 +5,11 @@ VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 HEIMDAL  ?= $(CURDIR)/$(BIN)/heimdal
 PACKAGES := krb5-user krb5-kdc krb5-admin-server openssh-server openssh-client apache2 libapache2-mod-auth-gssapi \
-            curl faketime openjdk-17-jdk-headless libkrb5-26-heimdal libgssapi3-heimdal libheimntlm0-heimdal libkadm5clnt7-heimdal libkafs0-heimdal libsl0-heimdal gcc libc6-dev
+            curl faketime openjdk-17-jdk-headless libkrb5-26-heimdal libgssapi3-heimdal libheimntlm0-heimdal libkadm5clnt7-heimdal libkafs0-heimdal libsl0-heimdal gcc libc6-dev \
+            iproute2 strace e2fsprogs mount
 FUZZTIME ?= 30s
+CHAOSTIME ?= 10m
+CHAOSSEED ?= 0
 export CGO_ENABLED = 0
 
 .PHONY: help
@@ -48,6 +51,10 @@ check: ## gofmt, vet, staticcheck, layout, module allow-list, no cgo, govulnchec
 fuzz: ## every fuzz function for FUZZTIME each (default 30s)
 	@set -e; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
 	  echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
+
+.PHONY: chaos
+chaos: ## as root: a realm of real processes under every fault for CHAOSTIME (default 10m); CHAOSSEED repeats a run
+	$(GO) test -count=1 -timeout 0 -run '^TestChaos$$' -v ./test/chaos -args -chaos.for $(CHAOSTIME) -chaos.seed $(CHAOSSEED) -chaos.keep $(CURDIR)/$(BIN)/chaos
 
 .PHONY: bench
 bench: build ## ratios to Debian's krb5kdc on this machine, in one run; wants an idle machine

@@ -3,12 +3,8 @@ package failover
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	mathrand "math/rand/v2"
-	"net"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -19,7 +15,7 @@ import (
 
 	"github.com/charon-kdc/charon/kdc/krb5"
 	"github.com/charon-kdc/charon/kdc/krb5/client"
-	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
+	"github.com/charon-kdc/charon/test/attack"
 	"github.com/charon-kdc/charon/test/realm"
 )
 
@@ -72,10 +68,10 @@ func TestFailover(t *testing.T) {
 	r.Ready(t)
 	load.check()
 	for i := range r.Nodes {
-		if code := ask(t, r.Nodes[i].KDC, proof.other); code != krb5.ErrRepeat {
+		if code := attack.Ask(t, r.Nodes[i].KDC, proof.Other); code != krb5.ErrRepeat {
 			t.Errorf("after the power cut %s answers a used authenticator in another request with %v, want KRB_AP_ERR_REPEAT", r.Nodes[i].Name, code)
 		}
-		if code := ask(t, r.Nodes[i].KDC, proof.first); code != 0 {
+		if code := attack.Ask(t, r.Nodes[i].KDC, proof.First); code != 0 {
 			t.Errorf("after the power cut %s answers a resent request with %v, want a ticket", r.Nodes[i].Name, code)
 		}
 	}
@@ -214,13 +210,13 @@ func (l *load) check() {
 }
 
 // accepted makes one more pair while all is well and returns it, its first form answered by the first node.
-func (l *load) accepted() twoRequests {
+func (l *load) accepted() attack.Pair {
 	l.t.Helper()
-	two, err := build(l.login())
+	two, err := attack.NewPair(l.login(), web)
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	if code := ask(l.t, l.nodes[0].KDC, two.first); code != 0 {
+	if code := attack.Ask(l.t, l.nodes[0].KDC, two.First); code != 0 {
 		l.t.Fatalf("a first request was answered with %v", code)
 	}
 	return two
@@ -247,7 +243,7 @@ type pairer struct {
 
 func (p *pairer) attack() {
 	l := p.l
-	two, err := build(p.tgt)
+	two, err := attack.NewPair(p.tgt, web)
 	if err != nil {
 		l.t.Errorf("building: %v", err)
 		return
@@ -257,8 +253,8 @@ func (p *pairer) attack() {
 	a, b := l.nodes[p.n%nodes].KDC, l.nodes[(p.n+1+p.n/nodes%(nodes-1))%nodes].KDC
 	var first, other krb5.ErrorCode
 	var wg sync.WaitGroup
-	wg.Go(func() { first = ask(l.t, a, two.first) })
-	wg.Go(func() { other = ask(l.t, b, two.other) })
+	wg.Go(func() { first = attack.Ask(l.t, a, two.First) })
+	wg.Go(func() { other = attack.Ask(l.t, b, two.Other) })
 	wg.Wait()
 	l.pairs.Add(1)
 	if first == 0 && other == 0 {
@@ -268,75 +264,12 @@ func (p *pairer) attack() {
 		return
 	}
 	for _, n := range l.nodes {
-		if code := ask(l.t, n.KDC, two.first); code == krb5.ErrRepeat {
+		if code := attack.Ask(l.t, n.KDC, two.First); code == krb5.ErrRepeat {
 			l.t.Errorf("%s answers a resent request with KRB_AP_ERR_REPEAT", n.Name)
 		}
-		if code := ask(l.t, n.KDC, two.other); code == 0 {
+		if code := attack.Ask(l.t, n.KDC, two.Other); code == 0 {
 			l.t.Errorf("%s accepted an authenticator in another request than %s had answered", n.Name, a)
 		}
 	}
 	l.resends.Add(1)
-}
-
-// twoRequests hold the same authenticator.
-type twoRequests struct{ first, other []byte }
-
-// build makes two TGS-REQs that differ only outside what the authenticator's checksum covers, as an attacker's would.
-func build(tgt *client.Credential) (twoRequests, error) {
-	body := krb5.KDCReqBody{
-		Realm: realm.Name, SName: &web, Till: tgt.EndTime, Nonce: mathrand.Uint32() >> 1,
-		EType: []kcrypto.EType{kcrypto.AES256SHA2, kcrypto.AES256SHA1},
-	}
-	der, err := krb5.EncodeKDCReqBody(&body)
-	if err != nil {
-		return twoRequests{}, err
-	}
-	ap, _, err := krb5.NewAPReq(rand.Reader, time.Now(), tgt.Ticket, tgt.Key, tgt.ClientRealm, tgt.Client, krb5.APReqOptions{TGS: true, Body: der})
-	if err != nil {
-		return twoRequests{}, err
-	}
-	proof := krb5.PAData{PADataType: krb5.PATGSReq, PADataValue: ap}
-	more := krb5.PAData{PADataType: -4711, PADataValue: []byte("another request")}
-	first, err := krb5.EncodeKDCReq(&krb5.KDCReq{MsgType: krb5.MsgTGSReq, PAData: []krb5.PAData{proof}, ReqBody: body})
-	if err != nil {
-		return twoRequests{}, err
-	}
-	other, err := krb5.EncodeKDCReq(&krb5.KDCReq{MsgType: krb5.MsgTGSReq, PAData: []krb5.PAData{proof, more}, ReqBody: body})
-	return twoRequests{first, other}, err
-}
-
-// silence is what ask returns when a node did not answer in time: it was dead, or held the request.
-const silence krb5.ErrorCode = -1
-
-// ask sends one message to one node over UDP, a few times as a client does, and returns the error code, 0 for a ticket.
-func ask(t *testing.T, kdc string, msg []byte) krb5.ErrorCode {
-	t.Helper()
-	c, err := net.Dial("udp", kdc)
-	if err != nil {
-		t.Error(err)
-		return silence
-	}
-	defer c.Close()
-	buf := make([]byte, 65536)
-	for range 4 {
-		if _, err := c.Write(msg); err != nil {
-			continue
-		}
-		c.SetReadDeadline(time.Now().Add(time.Second))
-		n, err := c.Read(buf)
-		if err != nil {
-			if !errors.Is(err, os.ErrDeadlineExceeded) {
-				time.Sleep(50 * time.Millisecond) // refused: the node is down
-			}
-			continue
-		}
-		if e, err := krb5.DecodeKRBError(buf[:n]); err == nil {
-			return e.ErrorCode
-		}
-		if _, err := krb5.DecodeKDCRep(buf[:n]); err != nil {
-			t.Errorf("%s: neither error nor reply: %v", kdc, err)
-		}
-		return 0
-	}
-	return silence
 }
