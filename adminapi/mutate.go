@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
@@ -85,7 +86,7 @@ func (s *Service) once(ctx context.Context, req mutation, answer proto.Message, 
 func (s *Service) propose(ctx context.Context, id, hash []byte, build func() (*change, error)) (*statev1.Result, string, error) {
 	ch, err := build()
 	if err != nil {
-		return nil, "", err
+		return s.noteRefusal(ctx, id, hash, err)
 	}
 	if ch.cmd.Response, err = proto.Marshal(ch.answer); err != nil {
 		return nil, "", err
@@ -94,6 +95,38 @@ func (s *Service) propose(ctx context.Context, id, hash []byte, build func() (*c
 	res, err := s.Store.Propose(ctx, ch.cmd)
 	return res, ch.what, err
 }
+
+// noteRefusal keeps, under its request id, that a call was refused for what the state is now. Another try of the call may still be under way,
+// held back by the network; it must not be carried out once its caller was told that nothing was done. If such a try was carried out
+// before, its outcome is the answer.
+func (s *Service) noteRefusal(ctx context.Context, id, hash []byte, refused error) (*statev1.Result, string, error) {
+	code := statev1.Code_CODE_OK
+	if r, ok := refused.(*refusal); ok { // not one that is part of another answer, as where a keytab is there already
+		switch r.code {
+		case codes.NotFound:
+			code = statev1.Code_CODE_NOT_FOUND
+		case codes.AlreadyExists:
+			code = statev1.Code_CODE_EXISTS
+		}
+	}
+	cl, err := s.Reader.Cluster()
+	if err != nil || cl.GetFeatureLevel() < refusalLevel || code == statev1.Code_CODE_OK {
+		return nil, "", refused
+	}
+	res, err := s.Store.Propose(ctx, &statev1.Command{
+		RequestId: id, RequestHash: hash, Op: &statev1.Command_NoteRefusal{NoteRefusal: &statev1.NoteRefusal{Code: code}},
+	})
+	switch {
+	case err != nil:
+		return nil, "", err
+	case res.GetReplayed():
+		return res, "the record", nil
+	}
+	return nil, "", refused
+}
+
+// refusalLevel is the feature level from which refusals are kept.
+const refusalLevel = 2
 
 // followUp is the request id under which a change is decided anew after a conflict, which the state remembers as the outcome of
 // id. It follows from id, so a retry walks the same ids and finds the one that was done.

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -109,5 +110,45 @@ func TestEveryChangeIsEverywhere(t *testing.T) {
 		if r.leader && !covered[method] {
 			t.Errorf("%s is not tried here", method)
 		}
+	}
+}
+
+// A try of a call that the network held back, while a later try with the same request id was refused, must not be carried out any more: its caller was
+// told that nothing was done. (Found by the simulation: a principal that came back after it was deleted.)
+func TestRefusedCallStaysRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		taken bool
+		call  func(b *bench, id []byte) error
+		code  codes.Code
+	}{
+		"create": {true, func(b *bench, id []byte) error {
+			_, err := b.principals().CreatePrincipal(as("root"), &adminv1.CreatePrincipalRequest{RequestId: id, Name: "alice", Keys: random()})
+			return err
+		}, codes.AlreadyExists},
+		"update": {false, func(b *bench, id []byte) error {
+			_, err := b.principals().UpdatePrincipal(as("root"), &adminv1.UpdatePrincipalRequest{RequestId: id, Name: "alice", Unlock: true})
+			return err
+		}, codes.NotFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			if c.taken {
+				b.add("alice", random(), 0)
+			}
+			id := b.fresh()
+			if err := c.call(b, id); status.Code(err) != c.code {
+				t.Fatalf("the try that came first: %v", err)
+			}
+			if c.taken {
+				if _, err := b.principals().DeletePrincipal(as("root"), &adminv1.DeletePrincipalRequest{RequestId: b.fresh(), Name: "alice"}); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				b.add("alice", random(), 0)
+			}
+			if err := c.call(b, id); status.Code(err) != c.code {
+				t.Errorf("the try that was held back: %v, want %v as its caller was told", err, c.code)
+			}
+		})
 	}
 }

@@ -70,6 +70,8 @@ func executeOne(o *overlay, cmd *statev1.Command) (*statev1.Result, error) {
 		return retireMasterKeys(o, op.RetireMasterKeys)
 	case *statev1.Command_DropRetired:
 		return dropRetired(o, op.DropRetired)
+	case *statev1.Command_NoteRefusal:
+		return noteRefusal(op.NoteRefusal), nil
 	}
 	return nil, fmt.Errorf("%w: operation %T", ErrTooNew, cmd.GetOp())
 }
@@ -212,4 +214,13 @@ func printable(kind Kind, key string) string {
 		}
 	}
 	return key
+}
+
+// noteRefusal answers what the leader had answered already; applyCommand keeps it as the outcome of the request id.
+func noteRefusal(op *statev1.NoteRefusal) *statev1.Result {
+	switch op.GetCode() {
+	case statev1.Code_CODE_NOT_FOUND, statev1.Code_CODE_EXISTS:
+		return refuse(op.GetCode(), "refused before")
+	}
+	return refuse(statev1.Code_CODE_INVALID, "a refusal with code %v is not kept", op.GetCode())
 }

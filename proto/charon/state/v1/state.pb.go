@@ -3288,6 +3288,52 @@ func (x *DropRetired) GetPrincipals() []*PrincipalName {
 	return nil
 }
 
+// NoteRefusal does nothing but keep, under its request id, that the call was refused: another try of it that the network holds back must not be
+// carried out after its caller was told so.
+type NoteRefusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          Code                   `protobuf:"varint,1,opt,name=code,proto3,enum=charon.state.v1.Code" json:"code,omitempty"` // NOT_FOUND or EXISTS
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteRefusal) Reset() {
+	*x = NoteRefusal{}
+	mi := &file_charon_state_v1_state_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteRefusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteRefusal) ProtoMessage() {}
+
+func (x *NoteRefusal) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_state_v1_state_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteRefusal.ProtoReflect.Descriptor instead.
+func (*NoteRefusal) Descriptor() ([]byte, []int) {
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *NoteRefusal) GetCode() Code {
+	if x != nil {
+		return x.Code
+	}
+	return Code_CODE_OK
+}
+
 type PrincipalName struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Realm         string                 `protobuf:"bytes,1,opt,name=realm,proto3" json:"realm,omitempty"`
@@ -3298,7 +3344,7 @@ type PrincipalName struct {
 
 func (x *PrincipalName) Reset() {
 	*x = PrincipalName{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[43]
+	mi := &file_charon_state_v1_state_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3310,7 +3356,7 @@ func (x *PrincipalName) String() string {
 func (*PrincipalName) ProtoMessage() {}
 
 func (x *PrincipalName) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[43]
+	mi := &file_charon_state_v1_state_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3323,7 +3369,7 @@ func (x *PrincipalName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrincipalName.ProtoReflect.Descriptor instead.
 func (*PrincipalName) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{43}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PrincipalName) GetRealm() string {
@@ -3350,7 +3396,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[44]
+	mi := &file_charon_state_v1_state_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3362,7 +3408,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[44]
+	mi := &file_charon_state_v1_state_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3375,7 +3421,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{44}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Batch) GetCommands() []*Command {
@@ -3422,6 +3468,7 @@ type Command struct {
 	//	*Command_FinishReseal
 	//	*Command_RetireMasterKeys
 	//	*Command_DropRetired
+	//	*Command_NoteRefusal
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3429,7 +3476,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[45]
+	mi := &file_charon_state_v1_state_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3488,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[45]
+	mi := &file_charon_state_v1_state_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3501,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{45}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Command) GetRequestId() []byte {
@@ -3719,6 +3766,15 @@ func (x *Command) GetDropRetired() *DropRetired {
 	return nil
 }
 
+func (x *Command) GetNoteRefusal() *NoteRefusal {
+	if x != nil {
+		if x, ok := x.Op.(*Command_NoteRefusal); ok {
+			return x.NoteRefusal
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -3827,6 +3883,10 @@ type Command_DropRetired struct {
 	DropRetired *DropRetired `protobuf:"bytes,43,opt,name=drop_retired,json=dropRetired,proto3,oneof"`
 }
 
+type Command_NoteRefusal struct {
+	NoteRefusal *NoteRefusal `protobuf:"bytes,53,opt,name=note_refusal,json=noteRefusal,proto3,oneof"`
+}
+
 func (*Command_PutPrincipal) isCommand_Op() {}
 
 func (*Command_DeletePrincipal) isCommand_Op() {}
@@ -3879,6 +3939,8 @@ func (*Command_RetireMasterKeys) isCommand_Op() {}
 
 func (*Command_DropRetired) isCommand_Op() {}
 
+func (*Command_NoteRefusal) isCommand_Op() {}
+
 // Result is what Apply answers, and what the idempotency record keeps.
 type Result struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3894,7 +3956,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[46]
+	mi := &file_charon_state_v1_state_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3906,7 +3968,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[46]
+	mi := &file_charon_state_v1_state_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3919,7 +3981,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{46}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Result) GetCode() Code {
@@ -3976,7 +4038,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_charon_state_v1_state_proto_msgTypes[47]
+	mi := &file_charon_state_v1_state_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3988,7 +4050,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_state_v1_state_proto_msgTypes[47]
+	mi := &file_charon_state_v1_state_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4001,7 +4063,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{47}
+	return file_charon_state_v1_state_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Outcome) GetRequestHash() []byte {
@@ -4312,12 +4374,14 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\vDropRetired\x12>\n" +
 	"\n" +
 	"principals\x18\x01 \x03(\v2\x1e.charon.state.v1.PrincipalNameR\n" +
-	"principals\"9\n" +
+	"principals\"8\n" +
+	"\vNoteRefusal\x12)\n" +
+	"\x04code\x18\x01 \x01(\x0e2\x15.charon.state.v1.CodeR\x04code\"9\n" +
 	"\rPrincipalName\x12\x14\n" +
 	"\x05realm\x18\x01 \x01(\tR\x05realm\x12\x12\n" +
 	"\x04name\x18\x02 \x03(\tR\x04name\"=\n" +
 	"\x05Batch\x124\n" +
-	"\bcommands\x18\x01 \x03(\v2\x18.charon.state.v1.CommandR\bcommands\"\xac\x0e\n" +
+	"\bcommands\x18\x01 \x03(\v2\x18.charon.state.v1.CommandR\bcommands\"\xef\x0e\n" +
 	"\aCommand\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12!\n" +
@@ -4356,7 +4420,8 @@ const file_charon_state_v1_state_proto_rawDesc = "" +
 	"\x06reseal\x18( \x01(\v2\x17.charon.state.v1.ResealH\x00R\x06reseal\x12D\n" +
 	"\rfinish_reseal\x18) \x01(\v2\x1d.charon.state.v1.FinishResealH\x00R\ffinishReseal\x12Q\n" +
 	"\x12retire_master_keys\x18* \x01(\v2!.charon.state.v1.RetireMasterKeysH\x00R\x10retireMasterKeys\x12A\n" +
-	"\fdrop_retired\x18+ \x01(\v2\x1c.charon.state.v1.DropRetiredH\x00R\vdropRetiredB\x04\n" +
+	"\fdrop_retired\x18+ \x01(\v2\x1c.charon.state.v1.DropRetiredH\x00R\vdropRetired\x12A\n" +
+	"\fnote_refusal\x185 \x01(\v2\x1c.charon.state.v1.NoteRefusalH\x00R\vnoteRefusalB\x04\n" +
 	"\x02op\"\xb7\x01\n" +
 	"\x06Result\x12)\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x15.charon.state.v1.CodeR\x04code\x12\x18\n" +
@@ -4402,7 +4467,7 @@ func file_charon_state_v1_state_proto_rawDescGZIP() []byte {
 }
 
 var file_charon_state_v1_state_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_charon_state_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_charon_state_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_charon_state_v1_state_proto_goTypes = []any{
 	(KeyState)(0),             // 0: charon.state.v1.KeyState
 	(Code)(0),                 // 1: charon.state.v1.Code
@@ -4449,19 +4514,20 @@ var file_charon_state_v1_state_proto_goTypes = []any{
 	(*FinishReseal)(nil),      // 42: charon.state.v1.FinishReseal
 	(*RetireMasterKeys)(nil),  // 43: charon.state.v1.RetireMasterKeys
 	(*DropRetired)(nil),       // 44: charon.state.v1.DropRetired
-	(*PrincipalName)(nil),     // 45: charon.state.v1.PrincipalName
-	(*Batch)(nil),             // 46: charon.state.v1.Batch
-	(*Command)(nil),           // 47: charon.state.v1.Command
-	(*Result)(nil),            // 48: charon.state.v1.Result
-	(*Outcome)(nil),           // 49: charon.state.v1.Outcome
-	nil,                       // 50: charon.state.v1.Principal.StringsEntry
+	(*NoteRefusal)(nil),       // 45: charon.state.v1.NoteRefusal
+	(*PrincipalName)(nil),     // 46: charon.state.v1.PrincipalName
+	(*Batch)(nil),             // 47: charon.state.v1.Batch
+	(*Command)(nil),           // 48: charon.state.v1.Command
+	(*Result)(nil),            // 49: charon.state.v1.Result
+	(*Outcome)(nil),           // 50: charon.state.v1.Outcome
+	nil,                       // 51: charon.state.v1.Principal.StringsEntry
 }
 var file_charon_state_v1_state_proto_depIdxs = []int32{
 	2,  // 0: charon.state.v1.Key.key:type_name -> charon.state.v1.Sealed
 	0,  // 1: charon.state.v1.Key.state:type_name -> charon.state.v1.KeyState
 	3,  // 2: charon.state.v1.Principal.keys:type_name -> charon.state.v1.Key
 	5,  // 3: charon.state.v1.Principal.key_history:type_name -> charon.state.v1.KeyHistory
-	50, // 4: charon.state.v1.Principal.strings:type_name -> charon.state.v1.Principal.StringsEntry
+	51, // 4: charon.state.v1.Principal.strings:type_name -> charon.state.v1.Principal.StringsEntry
 	3,  // 5: charon.state.v1.KeyHistory.keys:type_name -> charon.state.v1.Key
 	8,  // 6: charon.state.v1.Realm.rotating:type_name -> charon.state.v1.KrbtgtRotation
 	10, // 7: charon.state.v1.Node.retired_keys:type_name -> charon.state.v1.RetiredKey
@@ -4494,41 +4560,43 @@ var file_charon_state_v1_state_proto_depIdxs = []int32{
 	41, // 34: charon.state.v1.Reseal.secrets:type_name -> charon.state.v1.ResealSecret
 	2,  // 35: charon.state.v1.ResealPrincipal.boxes:type_name -> charon.state.v1.Sealed
 	2,  // 36: charon.state.v1.ResealSecret.key:type_name -> charon.state.v1.Sealed
-	45, // 37: charon.state.v1.DropRetired.principals:type_name -> charon.state.v1.PrincipalName
-	47, // 38: charon.state.v1.Batch.commands:type_name -> charon.state.v1.Command
-	18, // 39: charon.state.v1.Command.put_principal:type_name -> charon.state.v1.PutPrincipal
-	19, // 40: charon.state.v1.Command.delete_principal:type_name -> charon.state.v1.DeletePrincipal
-	20, // 41: charon.state.v1.Command.rename_principal:type_name -> charon.state.v1.RenamePrincipal
-	21, // 42: charon.state.v1.Command.put_policy:type_name -> charon.state.v1.PutPolicy
-	22, // 43: charon.state.v1.Command.delete_policy:type_name -> charon.state.v1.DeletePolicy
-	23, // 44: charon.state.v1.Command.put_realm:type_name -> charon.state.v1.PutRealm
-	24, // 45: charon.state.v1.Command.put_node:type_name -> charon.state.v1.PutNode
-	25, // 46: charon.state.v1.Command.delete_node:type_name -> charon.state.v1.DeleteNode
-	26, // 47: charon.state.v1.Command.put_token:type_name -> charon.state.v1.PutToken
-	27, // 48: charon.state.v1.Command.delete_token:type_name -> charon.state.v1.DeleteToken
-	28, // 49: charon.state.v1.Command.use_token:type_name -> charon.state.v1.UseToken
-	29, // 50: charon.state.v1.Command.put_role:type_name -> charon.state.v1.PutRole
-	30, // 51: charon.state.v1.Command.delete_role:type_name -> charon.state.v1.DeleteRole
-	31, // 52: charon.state.v1.Command.put_secret:type_name -> charon.state.v1.PutSecret
-	32, // 53: charon.state.v1.Command.put_cluster:type_name -> charon.state.v1.PutCluster
-	33, // 54: charon.state.v1.Command.set_feature_level:type_name -> charon.state.v1.SetFeatureLevel
-	46, // 55: charon.state.v1.Command.batch:type_name -> charon.state.v1.Batch
-	34, // 56: charon.state.v1.Command.renew_node:type_name -> charon.state.v1.RenewNode
-	35, // 57: charon.state.v1.Command.set_auto_removal:type_name -> charon.state.v1.SetAutoRemoval
-	36, // 58: charon.state.v1.Command.note_backup:type_name -> charon.state.v1.NoteBackup
-	37, // 59: charon.state.v1.Command.stage_master_key:type_name -> charon.state.v1.StageMasterKey
-	38, // 60: charon.state.v1.Command.activate_master_key:type_name -> charon.state.v1.ActivateMasterKey
-	39, // 61: charon.state.v1.Command.reseal:type_name -> charon.state.v1.Reseal
-	42, // 62: charon.state.v1.Command.finish_reseal:type_name -> charon.state.v1.FinishReseal
-	43, // 63: charon.state.v1.Command.retire_master_keys:type_name -> charon.state.v1.RetireMasterKeys
-	44, // 64: charon.state.v1.Command.drop_retired:type_name -> charon.state.v1.DropRetired
-	1,  // 65: charon.state.v1.Result.code:type_name -> charon.state.v1.Code
-	48, // 66: charon.state.v1.Outcome.result:type_name -> charon.state.v1.Result
-	67, // [67:67] is the sub-list for method output_type
-	67, // [67:67] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	46, // 37: charon.state.v1.DropRetired.principals:type_name -> charon.state.v1.PrincipalName
+	1,  // 38: charon.state.v1.NoteRefusal.code:type_name -> charon.state.v1.Code
+	48, // 39: charon.state.v1.Batch.commands:type_name -> charon.state.v1.Command
+	18, // 40: charon.state.v1.Command.put_principal:type_name -> charon.state.v1.PutPrincipal
+	19, // 41: charon.state.v1.Command.delete_principal:type_name -> charon.state.v1.DeletePrincipal
+	20, // 42: charon.state.v1.Command.rename_principal:type_name -> charon.state.v1.RenamePrincipal
+	21, // 43: charon.state.v1.Command.put_policy:type_name -> charon.state.v1.PutPolicy
+	22, // 44: charon.state.v1.Command.delete_policy:type_name -> charon.state.v1.DeletePolicy
+	23, // 45: charon.state.v1.Command.put_realm:type_name -> charon.state.v1.PutRealm
+	24, // 46: charon.state.v1.Command.put_node:type_name -> charon.state.v1.PutNode
+	25, // 47: charon.state.v1.Command.delete_node:type_name -> charon.state.v1.DeleteNode
+	26, // 48: charon.state.v1.Command.put_token:type_name -> charon.state.v1.PutToken
+	27, // 49: charon.state.v1.Command.delete_token:type_name -> charon.state.v1.DeleteToken
+	28, // 50: charon.state.v1.Command.use_token:type_name -> charon.state.v1.UseToken
+	29, // 51: charon.state.v1.Command.put_role:type_name -> charon.state.v1.PutRole
+	30, // 52: charon.state.v1.Command.delete_role:type_name -> charon.state.v1.DeleteRole
+	31, // 53: charon.state.v1.Command.put_secret:type_name -> charon.state.v1.PutSecret
+	32, // 54: charon.state.v1.Command.put_cluster:type_name -> charon.state.v1.PutCluster
+	33, // 55: charon.state.v1.Command.set_feature_level:type_name -> charon.state.v1.SetFeatureLevel
+	47, // 56: charon.state.v1.Command.batch:type_name -> charon.state.v1.Batch
+	34, // 57: charon.state.v1.Command.renew_node:type_name -> charon.state.v1.RenewNode
+	35, // 58: charon.state.v1.Command.set_auto_removal:type_name -> charon.state.v1.SetAutoRemoval
+	36, // 59: charon.state.v1.Command.note_backup:type_name -> charon.state.v1.NoteBackup
+	37, // 60: charon.state.v1.Command.stage_master_key:type_name -> charon.state.v1.StageMasterKey
+	38, // 61: charon.state.v1.Command.activate_master_key:type_name -> charon.state.v1.ActivateMasterKey
+	39, // 62: charon.state.v1.Command.reseal:type_name -> charon.state.v1.Reseal
+	42, // 63: charon.state.v1.Command.finish_reseal:type_name -> charon.state.v1.FinishReseal
+	43, // 64: charon.state.v1.Command.retire_master_keys:type_name -> charon.state.v1.RetireMasterKeys
+	44, // 65: charon.state.v1.Command.drop_retired:type_name -> charon.state.v1.DropRetired
+	45, // 66: charon.state.v1.Command.note_refusal:type_name -> charon.state.v1.NoteRefusal
+	1,  // 67: charon.state.v1.Result.code:type_name -> charon.state.v1.Code
+	49, // 68: charon.state.v1.Outcome.result:type_name -> charon.state.v1.Result
+	69, // [69:69] is the sub-list for method output_type
+	69, // [69:69] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_charon_state_v1_state_proto_init() }
@@ -4541,7 +4609,7 @@ func file_charon_state_v1_state_proto_init() {
 		(*Expect_Revision)(nil),
 		(*Expect_Present)(nil),
 	}
-	file_charon_state_v1_state_proto_msgTypes[45].OneofWrappers = []any{
+	file_charon_state_v1_state_proto_msgTypes[46].OneofWrappers = []any{
 		(*Command_PutPrincipal)(nil),
 		(*Command_DeletePrincipal)(nil),
 		(*Command_RenamePrincipal)(nil),
@@ -4568,6 +4636,7 @@ func file_charon_state_v1_state_proto_init() {
 		(*Command_FinishReseal)(nil),
 		(*Command_RetireMasterKeys)(nil),
 		(*Command_DropRetired)(nil),
+		(*Command_NoteRefusal)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4575,7 +4644,7 @@ func file_charon_state_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_charon_state_v1_state_proto_rawDesc), len(file_charon_state_v1_state_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   49,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
