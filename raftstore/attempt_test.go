@@ -40,3 +40,22 @@ func TestAttemptBringsItsPolicy(t *testing.T) {
 		t.Errorf("%d failures past the window, want 1", got)
 	}
 }
+
+// A wrong guess whose count was acknowledged is counted at the node that tells the guesser so: else guesses one after the other at a follower go by a count
+// that is as old as the log's way to it. (Found by the simulation: twice as many guesses as lock, on a slow network.)
+func TestGuessIsCountedWhereItIsTold(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	c.waitReady()
+	id := kdb.ID{8}
+	for i := range 30 {
+		n := c.nodes[i%3]
+		text := fmt.Appendf(nil, "guess %d", i)
+		a := kdb.Attempt{Proof: kdb.Proof{Ciphertext: text, Request: text, Time: time.Now()}, Client: id, Failed: true}
+		if _, err := n.store.Proofs().Attempt(a).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.store.Proofs().Activity(id).Failures; got != uint32(i+1) {
+			t.Fatalf("%s counts %d failures after %d were acknowledged, the last one here", n.name, got, i+1)
+		}
+	}
+}

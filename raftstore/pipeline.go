@@ -205,7 +205,7 @@ func (p *proofs) answered(a *frameAnswer) bool {
 	p.mu.Unlock()
 	observe := p.s.cfg.Observe.ReplayWait
 	for i, w := range f.pending {
-		w.v = a.verdicts[i]
+		w.v, w.index = a.verdicts[i], a.index
 		switch {
 		case w.journal || w.answered:
 			p.late(w)

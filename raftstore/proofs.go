@@ -86,6 +86,10 @@ type pending struct {
 	done                chan struct{}
 	v                   kdb.Verdict
 	err                 error
+	// index of the entry with the verdict, once done; counted is the node's, patience how long it may take to get there.
+	index    uint64
+	counted  *watermark
+	patience time.Duration
 }
 
 // sent is a frame whose answer is not in.
@@ -107,15 +111,31 @@ func newProofs(s *Store) *proofs {
 func (p *pending) Wait(ctx context.Context) (kdb.Verdict, error) {
 	select {
 	case <-p.done:
-		return p.v, p.err
+		return p.result(ctx)
 	default:
 	}
 	select {
 	case <-p.done:
-		return p.v, p.err
+		return p.result(ctx)
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
+}
+
+// result is the verdict. That of a wrong guess waits until this node has applied the count: the next guess here is held against it.
+func (p *pending) result(ctx context.Context) (kdb.Verdict, error) {
+	if p.err != nil || p.counted == nil || !p.item.attempt || !p.item.Failed {
+		return p.v, p.err
+	}
+	limited, cancel := context.WithTimeout(ctx, p.patience)
+	defer cancel()
+	switch err := p.counted.wait(limited, p.index); {
+	case err == nil:
+		return p.v, nil
+	case ctx.Err() != nil:
+		return 0, ctx.Err()
+	}
+	return 0, fmt.Errorf("%w: the replay log does not come here", kdb.ErrUnavailable)
 }
 
 // Tag implements kdb.Tagged.
@@ -209,7 +229,7 @@ func (p *proofs) enqueue(w *pending) kdb.Pending {
 		}
 		return decided{w.item.Proof, 0, errDropped}
 	}
-	w.at, w.done = time.Now(), make(chan struct{})
+	w.at, w.done, w.counted, w.patience = time.Now(), make(chan struct{}), p.s.counted, p.s.cfg.Timing.CutOff
 	p.queue = append(p.queue, w)
 	p.count(1, w)
 	p.mu.Unlock()

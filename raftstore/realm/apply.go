@@ -53,7 +53,7 @@ func (db *DB) ApplyBatch(entries []Entry) ([]*statev1.Result, []Change, error) {
 		}
 		return st.write(tx)
 	}
-	err = pages.Guard(func() error { return db.opts.update(f.bolt, false, change) })
+	err = pages.Guard(func() error { return db.opts.update(f.bolt, db.path, false, change) })
 	if err != nil {
 		return nil, nil, err
 	}

@@ -47,7 +47,7 @@ func (db *DB) InstallSnapshot(r io.Reader) (SnapshotInfo, error) {
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
-	st, err := db.opts.load(b, r)
+	st, err := db.opts.load(b, tmp, r)
 	if err == nil {
 		err = checkLevel(st.featureLevel, FeatureLevelMin, db.levelMax)
 	}
@@ -102,18 +102,18 @@ func (o *Options) syncPath(path string) error {
 }
 
 // load fills an empty file from a stream and checks every byte of it.
-func (o *Options) load(b *bbolt.DB, r io.Reader) (*state, error) {
+func (o *Options) load(b *bbolt.DB, path string, r io.Reader) (*state, error) {
 	in := &stream{r: r}
 	want, records, err := in.header()
 	if err != nil {
 		return nil, err
 	}
-	if err := o.update(b, true, createBuckets); err != nil {
+	if err := o.update(b, path, true, createBuckets); err != nil {
 		return nil, err
 	}
 	got := &loaded{}
 	for done := false; !done; {
-		err := o.update(b, true, func(tx *bbolt.Tx) (err error) {
+		err := o.update(b, path, true, func(tx *bbolt.Tx) (err error) {
 			done, err = got.some(tx, in)
 			return err
 		})
@@ -125,7 +125,7 @@ func (o *Options) load(b *bbolt.DB, r io.Reader) (*state, error) {
 		return nil, err
 	}
 	want.counts, want.installed = got.counts, want.index
-	return want, o.update(b, true, want.write)
+	return want, o.update(b, path, true, want.write)
 }
 
 // loaded counts what a stream brought.

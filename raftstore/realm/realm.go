@@ -54,13 +54,13 @@ type Options struct {
 	Sync func(*os.File) error
 }
 
-// update runs one transaction that writes to b.
-func (o *Options) update(b *bbolt.DB, noSync bool, f func(*bbolt.Tx) error) error {
+// update runs one transaction that writes to b, whose file is now at path.
+func (o *Options) update(b *bbolt.DB, path string, noSync bool, f func(*bbolt.Tx) error) error {
 	noSync = noSync || o.NoSync || mutant.On(mutant.SkipStateFsync)
 	if o.Commit == nil {
 		return b.Update(f)
 	}
-	return o.Commit(b.Path(), noSync, func() error { return b.Update(f) })
+	return o.Commit(path, noSync, func() error { return b.Update(f) })
 }
 
 // noSync is what bbolt is told.
@@ -124,7 +124,7 @@ func Open(path string, opts Options) (*DB, error) {
 	if opts.FeatureLevelMax != 0 {
 		db.levelMax = min(db.levelMax, opts.FeatureLevelMax)
 	}
-	st, err := prepare(b, opts)
+	st, err := prepare(b, path, opts)
 	if err == nil {
 		err = checkLevel(st.featureLevel, FeatureLevelMin, db.levelMax)
 	}
@@ -161,7 +161,7 @@ func openBolt(path string, opts Options, loading bool) (*bbolt.DB, error) {
 }
 
 // prepare makes the buckets and reads the applied state.
-func prepare(b *bbolt.DB, opts Options) (*state, error) {
+func prepare(b *bbolt.DB, path string, opts Options) (*state, error) {
 	var st *state
 	err := b.View(func(tx *bbolt.Tx) (err error) {
 		if tx.Bucket(metaBucket) == nil {
@@ -174,7 +174,7 @@ func prepare(b *bbolt.DB, opts Options) (*state, error) {
 		return st, err
 	}
 	st = newState()
-	return st, opts.update(b, false, func(tx *bbolt.Tx) error {
+	return st, opts.update(b, path, false, func(tx *bbolt.Tx) error {
 		if err := createBuckets(tx); err != nil {
 			return err
 		}
