@@ -149,6 +149,7 @@ type Service struct {
 	health *health.Server
 
 	tender *tender
+	calls  calls
 	// at, if not nil, is called between the steps of a rotation. For tests.
 	at func(step string) error
 

@@ -167,6 +167,11 @@ func (s *Service) serveStream(door Door, method string, srv any, stream grpc.Ser
 	if err != nil {
 		return refuse(codes.Unauthenticated, "UNAUTHENTICATED", "%v", err)
 	}
+	end, err := s.calls.begin(door)
+	if err != nil {
+		return err
+	}
+	defer end()
 	r, known := rules[method]
 	if !known {
 		return refuse(codes.PermissionDenied, "PERMISSION_DENIED", "no rule for %s", method)

@@ -128,6 +128,11 @@ func (s *Service) serve(ctx context.Context, door Door, method string, req proto
 	if err != nil {
 		return nil, refuse(codes.Unauthenticated, "UNAUTHENTICATED", "%v", err)
 	}
+	end, err := s.calls.begin(door)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	r, known := rules[method]
 	if !known {
 		return nil, refuse(codes.PermissionDenied, "PERMISSION_DENIED", "no rule for %s", method)

@@ -20,8 +20,12 @@ import (
 )
 
 const (
-	adminConnsMax   = 1024
-	httpConnsMax    = 256
+	// The connections that are open at a time, in all and of one IPv4 address or IPv6 /64.
+	adminConnsMax        = 1024
+	adminConnsPerAddress = 256
+	httpConnsMax         = 256
+	httpConnsPerAddress  = 64
+
 	adminMessageMax = 4 << 20
 	adminStreamsMax = 256
 )
@@ -105,12 +109,12 @@ func openAdminDoors(c *Config, api *adminapi.Service, tlsConf *tls.Config) (*adm
 	}
 	byUnix := grpc.NewServer(adminServerOptions(adminapi.UnixCredentials())...)
 	api.Register(byUnix, adminapi.DoorUnix)
-	byTLS := grpc.NewServer(adminServerOptions(credentials.NewTLS(tlsConf))...)
+	byTLS := grpc.NewServer(adminServerOptions(keeping{credentials.NewTLS(tlsConf)})...)
 	api.Register(byTLS, adminapi.DoorTLS)
 	return &adminDoors{
 		servers: []*grpc.Server{byUnix, byTLS},
 		// The socket is this user's own, and must stay one that the kernel can be asked about.
-		listeners: []net.Listener{unixLn, limitConns(tcp, adminConnsMax)},
+		listeners: []net.Listener{unixLn, evicting(tcp, adminConnsMax, adminConnsPerAddress)},
 	}, nil
 }
 

@@ -34,6 +34,7 @@ type metrics struct {
 	logBytes    *prometheus.CounterVec   // group
 	replayState *prometheus.GaugeVec     // state
 	leader      *prometheus.GaugeVec     // group
+	clock       *prometheus.GaugeVec     // state
 	backups     *prometheus.CounterVec   // result
 	silence     *prometheus.GaugeVec     // node
 	removals    prometheus.Counter
@@ -51,6 +52,7 @@ type gauges struct {
 	certExpiry  func() time.Time
 	clockOffset func() time.Duration
 	auditLost   func() uint64
+	auditOut    func() uint64
 	tcpConns    func() int
 	waiting     func() int
 	now         func() time.Time
@@ -94,6 +96,7 @@ func newMetrics(version string) *metrics {
 	}
 	m.replayState = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "charon_replay_state", Help: "1 for the state of this node's way to the shared replay cache."}, []string{"state"})
 	m.setReplayState("holding") // until the replicas are heard
+	m.clock = newClockState(m.registry)
 	m.leader = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "charon_raft_leader", Help: "1 on the node that leads the group."}, []string{"group"})
 	for _, group := range []string{"realm", "replay"} {
 		m.leader.WithLabelValues(group).Set(0)
@@ -148,6 +151,8 @@ func (m *metrics) watch(g gauges) {
 	gauge("charon_kdc_waiting", "Requests that wait for the processor.", nil, func() float64 { return float64(g.waiting()) })
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "charon_audit_dropped_total", Help: "Audit lines lost."},
 		func() float64 { return float64(g.auditLost()) }))
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "charon_audit_thinned_total", Help: "Audit lines of ordinary refusals left out in a flood."},
+		func() float64 { return float64(g.auditOut()) }))
 }
 
 func (m *metrics) handler() http.Handler {

@@ -222,6 +222,7 @@ func (s *server) openStore() error {
 		measure(group, d, entries, bytes)
 	}
 	s.watchQuorum(&observe)
+	s.watchClock(&observe)
 	conf := s.c.storeConfig(s.creds, s.ring, ln, self, s.log, observe)
 	conf.FeatureLevelMax = s.o.FeatureLevelMax
 	conf.Keys = masterkey.NewFile(s.c.MasterKeyPath(), s.ring, s.c.masterKeyFixed())
@@ -352,7 +353,7 @@ func (s *server) openHTTP() error {
 	if err != nil {
 		return fmt.Errorf("opening the health port (http.address): %w", err)
 	}
-	s.httpLn = limitConns(ln, httpConnsMax)
+	s.httpLn = evicting(ln, httpConnsMax, httpConnsPerAddress)
 	s.survey = &survey{status: s.store.Status, log: s.log, seen: s.metrics.members}
 	s.health = &health{
 		failures: s.c.Ready.Failures, successes: s.c.Ready.Successes, probe: s.check, leader: s.store.IsLeader, voter: s.survey.voter, degraded: s.degraded, log: s.log,

@@ -80,6 +80,12 @@ func (s *server) gauges() gauges {
 		},
 		certExpiry:  s.creds.expires,
 		clockOffset: func() time.Duration { off, _ := s.store.Clock(); return off },
+		auditOut: func() uint64 {
+			if s.audit == nil {
+				return 0
+			}
+			return s.audit.Thinned()
+		},
 		auditLost: func() uint64 {
 			if s.audit == nil {
 				return 0

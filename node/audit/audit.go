@@ -17,6 +17,7 @@ import (
 
 	"github.com/charon-kdc/charon/adminapi"
 	"github.com/charon-kdc/charon/kdc"
+	"github.com/charon-kdc/charon/kdc/krb5"
 	"github.com/charon-kdc/charon/node/wallclock"
 )
 
@@ -43,6 +44,8 @@ type Writer struct {
 	done   chan struct{}
 	once   sync.Once
 	lost   atomic.Uint64
+	// thinned are left out under pressure; passed counts those that might have been.
+	thinned, passed atomic.Uint64
 
 	// Owned by the goroutine.
 	file    *os.File
@@ -51,6 +54,7 @@ type Writer struct {
 	pending uint64 // lines in buf
 	telling uint64 // losses that a line in buf tells of
 	told    uint64 // losses that a written line has told of
+	toldOut uint64 // lines left out that a line has told of
 	failing bool
 }
 
@@ -93,7 +97,44 @@ func (w *Writer) open() error {
 }
 
 // Request notes a request. It does not block; e must not be changed after.
-func (w *Writer) Request(e *kdc.Event) { w.put(e) }
+//
+// From half a queue on, of refusals of which floods are made only one in thinnedTo is kept, and the others are counted; from three quarters on none; and the last part of the
+// queue is for admin calls and the node's own events. So a flood can fill neither the disk nor the place of what matters.
+func (w *Writer) Request(e *kdc.Event) {
+	waiting := len(w.queue)
+	switch {
+	case waiting >= cap(w.queue)-cap(w.queue)/reservedPart:
+		w.lost.Add(1)
+	case waiting >= cap(w.queue)/2 && ordinary(e) && (waiting >= cap(w.queue)*3/4 || w.passed.Add(1)%thinnedTo != 0):
+		w.thinned.Add(1)
+	default:
+		w.put(e)
+	}
+}
+
+const (
+	// thinnedTo is the part of ordinary refusals that is kept under pressure; reservedPart of the queue is no request's.
+	thinnedTo    = 64
+	reservedPart = 16
+)
+
+// ordinary tells whether an event is of the kind that anybody can cause, as often as he likes, without having proved anything, and that says no more the hundredth time.
+func ordinary(e *kdc.Event) bool {
+	switch {
+	case e.Replay == "repeat" || e.Replay == "local" || e.PreAuth != "":
+		return false
+	case e.Dropped:
+		return true
+	}
+	switch e.Code {
+	case krb5.ErrPreauthRequired, krb5.ErrCPrincipalUnknown, krb5.ErrSPrincipalUnknown, krb5.ErrEtypeNoSupp, krb5.ErrResponseTooBig, krb5.ErrSvcUnavailable:
+		return true
+	}
+	return false
+}
+
+// Thinned is how many lines of ordinary refusals were left out under pressure so far.
+func (w *Writer) Thinned() uint64 { return w.thinned.Load() }
 
 // Admin notes an admin call. It does not block.
 func (w *Writer) Admin(e adminapi.AuditEvent) { w.put(e) }
@@ -101,7 +142,7 @@ func (w *Writer) Admin(e adminapi.AuditEvent) { w.put(e) }
 // NodeEvent is something that happened to the node itself.
 type NodeEvent struct {
 	Time time.Time
-	// Status is its word: DEGRADED, REFUSING or HEALED for how it serves, DOUBLE_ACCEPT, JOURNAL_LOST.
+	// Status is its word: DEGRADED, REFUSING or HEALED for how it serves, DOUBLE_ACCEPT, JOURNAL_LOST; CLOCK_OK, CLOCK_WARN, CLOCK_ALARM, CLOCK_OUT for its clock.
 	Status string
 	// Reason is why, in one line; for DOUBLE_ACCEPT the setting that allowed it.
 	Reason string
@@ -182,6 +223,10 @@ func (w *Writer) drain() {
 	if n := w.lost.Load(); n > w.told {
 		w.buf = appendLost(w.buf, w.cfg.Node, wallclock.Now(), n-w.told, n)
 		w.telling = n
+	}
+	if n := w.thinned.Load(); n > w.toldOut {
+		w.buf = appendThinned(w.buf, w.cfg.Node, wallclock.Now(), n-w.toldOut, n)
+		w.toldOut = n
 	}
 	w.flush()
 }

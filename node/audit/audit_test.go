@@ -15,6 +15,7 @@ import (
 
 	"github.com/charon-kdc/charon/adminapi"
 	"github.com/charon-kdc/charon/kdc"
+	"github.com/charon-kdc/charon/kdc/krb5"
 	"github.com/charon-kdc/charon/kdc/krb5/kcrypto"
 )
 
@@ -218,5 +219,57 @@ func BenchmarkRequestLine(b *testing.B) {
 	e, buf := event("alice@EXAMPLE.COM"), make([]byte, 0, 1024)
 	for b.Loop() {
 		buf = appendRequest(buf[:0], "kdc1", e)
+	}
+}
+
+// A flood of refusals that anybody can cause leaves room for what matters, and the log says what was left out.
+func TestFloodIsThinned(t *testing.T) {
+	g := new(gate)
+	const queue = 1600
+	w, err := New(Config{Out: g, Queue: queue, Node: "n1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.held.Lock() // the disk is slow
+	for range 40_000 {
+		w.Request(&kdc.Event{Type: "AS", Status: "CLIENT_NOT_FOUND", Code: krb5.ErrCPrincipalUnknown, Time: testTime})
+	}
+	for range 20_000 {
+		w.Request(&kdc.Event{Type: "AS", Status: "RATE_UNKNOWN", Dropped: true, Time: testTime})
+	}
+	for i := range 300 {
+		w.Request(event(fmt.Sprintf("issued%d", i)))
+	}
+	for range 5000 {
+		w.Request(event("too many")) // more than the queue has place for
+	}
+	for i := range 50 {
+		w.Admin(adminapi.AuditEvent{Time: testTime, Method: "m", Caller: "root", Target: fmt.Sprintf("admin%d", i)})
+	}
+	w.Node(NodeEvent{Time: testTime, Status: "CLOCK_OUT"})
+	g.held.Unlock()
+	if err := w.Close(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	text := string(g.text())
+	issued, admin, floods, told := 0, 0, 0, 0
+	for _, m := range lines(t, g.text()) {
+		client, _ := m["client"].(string)
+		switch {
+		case strings.HasPrefix(client, "issued"):
+			issued++
+		case m["type"] == "ADMIN":
+			admin++
+		case m["status"] == "CLIENT_NOT_FOUND" || m["status"] == "RATE_UNKNOWN":
+			floods++
+		case m["status"] == "THINNED":
+			told += int(m["thinned"].(float64))
+		}
+	}
+	if issued < 250 || admin != 50 || !strings.Contains(text, "CLOCK_OUT") {
+		t.Errorf("of 300 tickets %d are in the log, of 50 admin calls %d", issued, admin)
+	}
+	if floods > queue || uint64(told) != w.Thinned() || told == 0 {
+		t.Errorf("%d lines of the flood, %d left out, lines tell of %d", floods, w.Thinned(), told)
 	}
 }

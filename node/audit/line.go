@@ -158,6 +158,18 @@ func appendLost(dst []byte, node string, now time.Time, lost, total uint64) []by
 	return o.end()
 }
 
+// appendThinned tells that lines of ordinary refusals were left out before it.
+func appendThinned(dst []byte, node string, now time.Time, thinned, total uint64) []byte {
+	o := begin(dst)
+	o.time("time", now)
+	o.str("node", node)
+	o.str("type", "AUDIT")
+	o.str("status", "THINNED")
+	o.num("thinned", int64(thinned))
+	o.num("thinned_total", int64(total))
+	return o.end()
+}
+
 const hexDigits = "0123456789abcdef"
 
 // appendString quotes s as JSON. Octets that are not UTF-8 become U+FFFD: names come from the network.
