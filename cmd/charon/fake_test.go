@@ -35,12 +35,20 @@ type fakeNode struct {
 
 func newFakeNode(t *testing.T) *fakeNode {
 	t.Helper()
+	return newFakeNodeWith(t, func(*adminapi.Config) {})
+}
+
+// newFakeNodeWith is one whose configuration change may change.
+func newFakeNodeWith(t *testing.T, change func(*adminapi.Config)) *fakeNode {
+	t.Helper()
 	n := &fakeNode{t: t, store: adminapitest.New(t, time.Now)}
-	svc, err := adminapi.New(adminapi.Config{
+	conf := adminapi.Config{
 		Store: n.store, Reader: n.store.DB, Sealer: n.store.Ring, MasterKeys: n.store, NodeName: "n1", PeerAddress: "n1.example.com:7750", Version: "1.0.0",
 		Now: time.Now, Rand: rand.Reader, OwnUID: uint32(os.Getuid()),
 		Stats: func() *adminv1.NodeStats { return &adminv1.NodeStats{AsPerSecond: 212.3, P99Us: 4900} },
-	})
+	}
+	change(&conf)
+	svc, err := adminapi.New(conf)
 	if err != nil {
 		t.Fatal(err)
 	}
