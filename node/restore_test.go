@@ -243,6 +243,15 @@ func checkSevered(t *testing.T, was *realm.DB, wasRing *masterkey.Ring, is *real
 			t.Errorf("node %s is of the lost cluster", n.GetName())
 		}
 	}
+	tokens, err := is.Tokens()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tok := range tokens {
+		if !strings.HasPrefix(tok.GetNodeName(), "new") {
+			t.Errorf("the token for %s is of the lost cluster", tok.GetNodeName())
+		}
+	}
 	if cl.GetRecoveryRecipient() != old.GetRecoveryRecipient() || bytes.Equal(cl.GetId(), old.GetId()) || cl.GetMasterKeyVersion() <= old.GetMasterKeyVersion() {
 		t.Errorf("%v after %v", cl, old)
 	}
@@ -287,7 +296,7 @@ func TestRestoreRefuses(t *testing.T) {
 	// Damage of the last bytes is found when all else is written: nothing of it stays, and the directory is as good as new.
 	bad := bytes.Clone(b)
 	bad[len(bad)-1] ^= 1
-	for what, b := range map[string][]byte{"flipped at the end": bad, "cut": b[:len(b)-1], "cut in the middle": b[:len(b)/2], "empty": nil} {
+	for what, b := range map[string][]byte{"flipped at the end": bad, "without its trailer": beheaded(t, b, kit), "cut": b[:len(b)-1], "cut in the middle": b[:len(b)/2], "empty": nil} {
 		if err := try(fresh, b, kit); !errors.Is(err, backup.ErrDamaged) && !errors.Is(err, backup.ErrNotBackup) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -302,6 +311,36 @@ func TestRestoreRefuses(t *testing.T) {
 	if err := try(fresh, b, kit); !errors.Is(err, ErrExists) {
 		t.Error("again:", err)
 	}
+}
+
+// beheaded is a backup that ends before its trailer does, and is well encrypted.
+func beheaded(t *testing.T, b []byte, kit age.Identity) []byte {
+	t.Helper()
+	h, front, err := backup.ReadHeader(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := age.Decrypt(bytes.NewReader(b[len(front):]), kit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside, err := io.ReadAll(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := backup.ParseRecipients(h.GetRecipients())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := bytes.NewBuffer(bytes.Clone(front))
+	w, err := age.Encrypt(out, to...)
+	if err == nil {
+		_, err = w.Write(inside[:len(inside)-1])
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
 }
 
 // A kit that is lost or was seen is replaced: the old one opens no backup of the new cluster.

@@ -347,6 +347,78 @@ func TestConsistentUnderWrites(t *testing.T) {
 	}
 }
 
+// What is applied once the snapshot has begun is in none of its parts.
+func TestHeaderIsOfTheSnapshot(t *testing.T) {
+	f := newFixture(t)
+	src, index := f.source(), f.index
+	src.Now = func() time.Time { f.principal("meanwhile"); return time.Now() }
+	var b bytes.Buffer
+	s, err := Save(&b, src, nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := s.Header; h.GetIndex() != index || h.GetPrincipals() != 3 || f.index != index+1 {
+		t.Errorf("index %d with %d principals, want %d with 3; the state is at %d", h.GetIndex(), h.GetPrincipals(), index, f.index)
+	}
+	if _, err := Verify(&b, f.kit); err != nil {
+		t.Error(err)
+	}
+}
+
+// Anybody can encrypt to a public key: what is inside is checked by itself, too.
+func TestForgedInside(t *testing.T) {
+	f := newFixture(t)
+	b := f.save()
+	_, front, err := ReadHeader(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := age.Decrypt(bytes.NewReader(b[len(front):]), f.kit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside, err := io.ReadAll(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify := func(inside []byte) error {
+		out := bytes.NewBuffer(bytes.Clone(front))
+		w, err := age.Encrypt(out, f.kit.Recipient())
+		if err == nil {
+			_, err = w.Write(inside)
+		}
+		if err = errors.Join(err, w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		_, err = Verify(out, f.kit)
+		return err
+	}
+	if err := verify(inside); err != nil {
+		t.Fatal("the same once more:", err)
+	}
+	r := seeded(t)
+	at := []int{0, 31, 32, 40} // the preamble's hash, the ring
+	for range 300 {
+		at = append(at, r.IntN(len(inside)))
+	}
+	for i := len(inside) - 50; i < len(inside); i++ {
+		at = append(at, i) // the trailer
+	}
+	for _, i := range at {
+		c := bytes.Clone(inside)
+		c[i] ^= 1 << r.IntN(8)
+		if err := verify(c); !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrSealed) && !errors.Is(err, ErrTooNew) {
+			t.Errorf("bit flipped in byte %d of %d: %v", i, len(inside), err)
+		}
+	}
+	if err := verify(append(bytes.Clone(inside), 0)); !errors.Is(err, ErrDamaged) {
+		t.Errorf("more behind the trailer: %v", err)
+	}
+	if err := verify(inside[:len(inside)-1]); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a cut trailer: %v", err)
+	}
+}
+
 func TestRekey(t *testing.T) {
 	f := newFixture(t)
 	r, err := Open(bytes.NewReader(f.save()), f.kit)

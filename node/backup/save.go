@@ -77,13 +77,14 @@ func Save(w io.Writer, s Source, recipients []string, kit bool) (_ *Summary, err
 
 // header is all that the transaction of snap says of itself.
 func (s *Source) header(snap *realm.Snapshot, recipients []string, kit bool) (*backupv1.Header, error) {
+	at := s.Now()
 	cl, err := snap.Tx().Cluster()
 	if err != nil {
 		return nil, fmt.Errorf("reading the cluster's record: %w", err)
 	}
 	h := &backupv1.Header{
 		ClusterId: cl.GetId(), Realm: cl.GetDefaultRealm(), Index: snap.Info.Index, Term: snap.Info.Term, FeatureLevel: snap.Info.FeatureLevel,
-		CreatedAt: s.Now().UnixMilli(), Node: s.Node, Version: s.Version, Principals: snap.Counts().Principals,
+		CreatedAt: at.UnixMilli(), Node: s.Node, Version: s.Version, Principals: snap.Counts().Principals,
 		ClockSkew: uint32(s.ClockSkew() / time.Second), StateBytes: uint64(snap.Info.Size),
 	}
 	if kit && cl.GetRecoveryRecipient() != "" {
