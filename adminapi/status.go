@@ -146,7 +146,7 @@ func resultError(res *statev1.Result, what string) error {
 	case statev1.Code_CODE_REQUEST_ID_REUSED:
 		return refuse(codes.InvalidArgument, "REQUEST_ID_REUSED", "this request id was used for another request; make a new one")
 	case statev1.Code_CODE_REQUEST_ID_EXPIRED:
-		return refuse(codes.InvalidArgument, "REQUEST_ID_EXPIRED", "this request id is too old to act once; see what the state is and make a new one")
+		return refuse(codes.InvalidArgument, "REQUEST_ID_EXPIRED", "this request id is too old to act once, or was made under a clock that is an hour slow; see what the state is and make a new one")
 	case statev1.Code_CODE_REQUEST_IDS_FULL:
 		return refuse(codes.ResourceExhausted, "REQUEST_IDS_FULL", "too many changes in the last hour").after(time.Minute)
 	case statev1.Code_CODE_TOKEN_REFUSED:
