@@ -23,7 +23,6 @@ func (s *Store) leadRealm(ctx context.Context) {
 	s.every(ctx, func() {
 		recovered = recovered || s.finishRecovery(ctx)
 		s.dismiss(ctx)
-		s.relocate(ctx, s.realm)
 		s.removeDead(ctx)
 		s.promote(ctx, s.realm, healthy, func(v raft.Server) candidate {
 			return candidate{node: nodeID(v.ID), known: !s.dismissed(v.ID), mayVote: true}
@@ -39,7 +38,6 @@ func (s *Store) leadReplay(ctx context.Context) {
 		healthy := map[raft.ServerID]time.Time{}
 		s.every(ctx, func() {
 			s.reconcile(ctx)
-			s.relocate(ctx, s.replay)
 			s.promote(ctx, s.replay, healthy, s.replayCandidate)
 		})
 	}()
@@ -212,35 +210,6 @@ func (s *Store) dismiss(ctx context.Context) {
 			return
 		}
 		s.membershipChanged()
-		return // one change at a time
-	}
-}
-
-// relocate gives one server of g its node's present address, so that a node that comes later may have the former one. Nobody dials by it.
-func (s *Store) relocate(ctx context.Context, g *group) {
-	servers, index := g.servers()
-	if index == 0 {
-		return
-	}
-	for _, v := range servers {
-		n, _, ok := s.locate(g, v.ID)
-		if !ok {
-			continue
-		}
-		rec, err := s.db.Node(n[:])
-		addr := raft.ServerAddress(rec.GetPeerAddress())
-		if err != nil || addr == "" || addr == v.Address || slices.ContainsFunc(servers, func(o raft.Server) bool { return o.Address == addr }) {
-			continue
-		}
-		change := g.raft.AddVoter
-		if v.Suffrage != raft.Voter {
-			change = g.raft.AddNonvoter
-		}
-		if err := g.await(ctx, func() raft.Future { return change(v.ID, addr, index, s.cfg.Timing.RPC) }); err != nil {
-			s.cfg.Logger.Warn("noting a node's new address", "group", g.name, "node", rec.GetName(), "err", err)
-			return
-		}
-		s.cfg.Logger.Info("a node has moved", "group", g.name, "node", rec.GetName(), "from", string(v.Address), "to", string(addr))
 		return // one change at a time
 	}
 }

@@ -73,7 +73,7 @@ func (m *members) all() map[peer.NodeID]string {
 	out := map[peer.NodeID]string{}
 	servers, index := m.s.configured()
 	for _, s := range servers {
-		out[nodeID(s.ID)] = string(s.Address)
+		out[nodeID(s.ID)] = dialable(s.Address)
 	}
 	if len(servers) == 0 {
 		maps.Copy(out, m.joinPeers)

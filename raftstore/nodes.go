@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -37,7 +38,7 @@ func (s *Store) AddNode(ctx context.Context, n *statev1.Node) error {
 	}
 	if !has(servers, serverID(id)) {
 		err := s.realm.await(ctx, func() raft.Future {
-			return s.realm.raft.AddNonvoter(serverID(id), raft.ServerAddress(n.GetPeerAddress()), index, s.cfg.Timing.RPC)
+			return s.realm.raft.AddNonvoter(serverID(id), addressIn(servers, id, n.GetPeerAddress()), index, s.cfg.Timing.RPC)
 		})
 		if err != nil {
 			return s.classify(err)
@@ -54,6 +55,22 @@ func (s *Store) AddNode(ctx context.Context, n *statev1.Node) error {
 		return fmt.Errorf("%w: node %s was removed", ErrTaken, n.GetName())
 	}
 	return nil
+}
+
+// addressIn is the address by which a configuration lists a new server. It is not changed when the node moves, since the library races with itself
+// when an address changes, and since nobody dials by it but a node that has no record of the other yet. So it may be what another node once had: then
+// the server's id is added, because the library wants no address twice.
+func addressIn(servers []raft.Server, id peer.NodeID, addr string) raft.ServerAddress {
+	if slices.ContainsFunc(servers, func(v raft.Server) bool { return string(v.Address) == addr }) {
+		addr += "/" + id.String()
+	}
+	return raft.ServerAddress(addr)
+}
+
+// dialable is the address in a configuration without what addressIn has added.
+func dialable(a raft.ServerAddress) string {
+	addr, _, _ := strings.Cut(string(a), "/")
+	return addr
 }
 
 // record puts the record of a new node, or finds it there.

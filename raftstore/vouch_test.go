@@ -265,7 +265,7 @@ func TestMembershipChangesAreGuarded(t *testing.T) {
 		for servers[i].ID == g.id {
 			i++
 		}
-		if err := g.raft.AddVoter(servers[i].ID, "127.0.0.1:1", index, 0).Error(); err != nil {
+		if err := g.raft.AddVoter(servers[i].ID, servers[i].Address, index, 0).Error(); err != nil {
 			t.Fatal(err)
 		}
 		if err := g.raft.RemoveServer(servers[i].ID, index, 0).Error(); err == nil {
