@@ -282,7 +282,14 @@ func (s clusterServer) CreateToken(ctx context.Context, req *adminv1.CreateToken
 	if req.GetTtl() < 0 || req.GetTtl() > int64(tokenTTLMax/time.Second) {
 		return nil, invalid("ttl", "a token lives at most %v", tokenTTLMax)
 	}
-	if err := s.nodeNameFree(req.GetNodeName()); err != nil {
+	var member []byte
+	var err error
+	if req.GetRecertify() {
+		member, err = s.memberID(req.GetNodeName())
+	} else {
+		err = s.nodeNameFree(req.GetNodeName())
+	}
+	if err != nil {
 		return nil, err
 	}
 	var made *jointoken.Token
@@ -298,6 +305,7 @@ func (s clusterServer) CreateToken(ctx context.Context, req *adminv1.CreateToken
 		}
 		now := s.Now()
 		rec := made.Record(now, now.Add(ttl), callerOf(ctx).Subject)
+		rec.NodeId = member
 		return &change{what: "token", answer: &adminv1.CreateTokenResponse{Info: tokenView(rec)},
 			cmd: &statev1.Command{Op: &statev1.Command_PutToken{PutToken: &statev1.PutToken{Token: rec}}}}, nil
 	})
@@ -311,6 +319,19 @@ func (s clusterServer) CreateToken(ctx context.Context, req *adminv1.CreateToken
 	}
 	resp.Token = made.Encode()
 	return resp, nil
+}
+
+func (s *Service) memberID(nodeName string) ([]byte, error) {
+	nodes, err := s.Reader.Nodes()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range nodes {
+		if n.GetName() == nodeName {
+			return n.GetId(), nil
+		}
+	}
+	return nil, notFound("node " + nodeName)
 }
 
 func (s *Service) nodeNameFree(nodeName string) error {

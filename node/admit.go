@@ -90,6 +90,25 @@ func (d *doorkeeper) Admit(ctx context.Context, n *statev1.Node, pub crypto.Publ
 	return d.grant(n, pub, hosts, nodes)
 }
 
+// Recertify gives no master key: the node has it, or is to be made anew.
+func (d *doorkeeper) Recertify(ctx context.Context, n *statev1.Node, pub crypto.PublicKey, hosts []string) (*join.Grant, error) {
+	r, err := d.store.Propose(ctx, &statev1.Command{Op: &statev1.Command_RenewNode{RenewNode: &statev1.RenewNode{
+		Id: n.GetId(), KeyHash: n.GetKeyHash(), TokenId: n.GetTokenId(), Activate: true, Until: d.now().Add(retiredFor).UnixMilli(),
+	}}})
+	switch {
+	case err != nil:
+		return nil, &join.RetryError{Err: err}
+	case r.GetCode() != statev1.Code_CODE_OK:
+		return nil, &join.RefusedError{Why: r.GetMessage()}
+	}
+	g, err := d.grant(n, pub, hosts, nil)
+	if err != nil {
+		return nil, err
+	}
+	g.MasterKey = nil
+	return g, nil
+}
+
 func (d *doorkeeper) grant(n *statev1.Node, pub crypto.PublicKey, hosts []string, nodes []*statev1.Node) (*join.Grant, error) {
 	cl, err := d.store.DB().Cluster()
 	if err != nil {

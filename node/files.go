@@ -194,6 +194,10 @@ func loadCredentials(dir string, now time.Time) (*ownCert, error) {
 		return nil, fmt.Errorf("reading the node authority in %s: %w", certPath, err)
 	}
 	id, err := pki.VerifyNode(authority, pair.Certificate[:1], now)
+	if leaf, leafErr := x509.ParseCertificate(pair.Certificate[0]); leafErr == nil && now.After(leaf.NotAfter) {
+		return nil, fmt.Errorf("the node's own certificate ended on %s: on a running node, charon token create %s --recertify; here, charon node recertify",
+			leaf.NotAfter.UTC().Format(time.DateOnly), leaf.Subject.CommonName)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the node's own certificate %s: %w", certPath, err)
 	}

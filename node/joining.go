@@ -95,6 +95,45 @@ func Join(ctx context.Context, o JoinOptions) (*JoinResult, error) {
 	return &JoinResult{Realm: g.Realm, Name: g.Name, CertLife: leaf.NotAfter.Sub(wallclock.Now()).Round(time.Hour)}, nil
 }
 
+// Recertify has the key of the stopped node in the data directory replaced, by a token that was made for that: its certificate has ended, or its key was
+// seen by others. The node stays the member that it is. Errors: ErrNoNode, *LockedError, join.ErrPin, join.ErrRefused, or what failed; after a failure or
+// a crash it may be called again.
+func Recertify(ctx context.Context, o JoinOptions) (*JoinResult, error) {
+	c := o.Config
+	var out *JoinResult
+	err := c.offline(func() error {
+		key, err := keptKey(filepath.Join(c.Dir, nextKeyFile))
+		if err != nil {
+			return err
+		}
+		name := o.Token.NodeName
+		if name == "" {
+			return errors.New("the token names no node: make one with charon token create NAME --recertify")
+		}
+		req, err := c.joinRequest(name, o.Version, o.FeatureLevelMax)
+		if err != nil {
+			return err
+		}
+		id, replayID, err := raftstore.Prepare(c.raftPath())
+		if err != nil {
+			return err
+		}
+		req.RealmID, req.ReplayID = id[:], replayID[:]
+		j := &join.Joiner{Token: o.Token, Key: key, Request: *req, Now: wallclock.Now, Timeout: o.Timeout, Progress: o.Progress}
+		g, err := j.Join(ctx)
+		if err != nil {
+			return err
+		}
+		leaf, err := x509.ParseCertificate(g.Certificate)
+		if err != nil {
+			return err
+		}
+		out = &JoinResult{Realm: g.Realm, Name: g.Name, CertLife: leaf.NotAfter.Sub(wallclock.Now()).Round(time.Hour)}
+		return c.replaceCertificate(g.Certificate, g.Authority)
+	})
+	return out, err
+}
+
 func (c *Config) joinRequest(name, version string, level uint32) (*join.Request, error) {
 	self, err := c.selfRecord(name, version)
 	if err != nil {

@@ -9,9 +9,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/charon-kdc/charon/adminapi/jointoken"
+	"github.com/charon-kdc/charon/node/join"
+	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
 	"github.com/charon-kdc/charon/raftstore/peer"
 )
 
@@ -153,4 +157,65 @@ func TestRenewalCutShort(t *testing.T) {
 		t.Errorf("another key each time: %v", err)
 	}
 	runNode(t, c).waitReady()
+}
+
+// A node that was off until its certificate had ended does not start, and says what to do; a token for that certifies it again, once, and lets in nobody.
+func TestExpiredNodeIsRecertified(t *testing.T) {
+	c := testConfig(t)
+	initNode(t, c, "kdc1")
+	n1 := runNode(t, c)
+	n1.waitReady()
+	n2 := joinNode(t, n1.token("kdc2"), "kdc2")
+	n2.waitReady()
+	joinNode(t, n1.token("kdc3"), "kdc3").waitReady()
+	n1.waitVoters(3)
+	n2.cancel()
+	if err := <-n2.done; err != nil {
+		t.Fatal(err)
+	}
+	n2.done <- nil
+	first, err := loadCredentials(n2.c.Dir, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := loadCredentials(n2.c.Dir, first.expires().Add(time.Second)); err == nil || !strings.Contains(err.Error(), "charon token create kdc2 --recertify") {
+		t.Errorf("after its end: %v", err)
+	}
+	var tok *jointoken.Token
+	within(t, 20*time.Second, "a token", func() error {
+		r, err := adminv1.NewClusterClient(n1.dial()).CreateToken(t.Context(), &adminv1.CreateTokenRequest{RequestId: requestID(), NodeName: "kdc2", Ttl: 600, Recertify: true})
+		if err == nil {
+			tok, err = jointoken.Parse(r.GetToken())
+		}
+		return err
+	})
+	if _, err := Join(t.Context(), JoinOptions{Token: tok, Config: testConfig(t), Timeout: 20 * time.Second}); !errors.Is(err, join.ErrRefused) {
+		t.Errorf("a join by it: %v", err)
+	}
+	for range 2 { // again, as after a crash
+		if r, err := Recertify(t.Context(), JoinOptions{Token: tok, Config: n2.c, Version: "test", Timeout: 20 * time.Second}); err != nil || r.Name != "kdc2" {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		now, err := loadCredentials(n2.c.Dir, time.Now())
+		if err != nil || now.Node != first.Node || peer.HashKey(now.certificate().Leaf) == peer.HashKey(first.certificate().Leaf) {
+			t.Fatalf("%+v, %v", now, err)
+		}
+		// The key of before the crash is still there to be used.
+		text, err := os.ReadFile(filepath.Join(n2.c.Dir, nodeKeyFile))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(n2.c.Dir, nextKeyFile), text, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	within(t, 20*time.Second, "the former key to be refused", func() error {
+		if why := opens(t, n1, first); why == nil {
+			return errors.New("it is taken")
+		}
+		return nil
+	})
+	n2 = runNode(t, n2.c)
+	n2.waitReady()
+	n1.waitVoters(3)
 }

@@ -14,7 +14,7 @@ import (
 
 func newNodeCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "node", Short: "members of the cluster"}
-	cmd.AddCommand(nodeList(), nodeRemove(), nodeTransfer(), nodeAutoRemove(), nodeMoved(), nodeSurvivors())
+	cmd.AddCommand(nodeList(), nodeRemove(), nodeTransfer(), nodeAutoRemove(), nodeMoved(), nodeSurvivors(), nodeRecertify())
 	return cmd
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -76,5 +77,41 @@ have moved while none ran, one has to be told: stop it, give it the peer address
 		},
 	}
 	c.Flags().StringVar(&config, "config", "", "configuration file of the node")
+	return c
+}
+
+// nodeRecertify gives a stopped node a certificate again.
+func nodeRecertify() *cobra.Command {
+	var config, tokenFile string
+	var timeout time.Duration
+	c := &cobra.Command{
+		Use:   "recertify",
+		Short: "give this stopped node a new key and certificate",
+		Long: `For a node that was off for so long that its certificate has ended, or whose key others have seen. On a running node: charon token create NAME
+--recertify. The token is read as by charon join. The node stays the member that it is, and its former key opens no door any more.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(config)
+			if err != nil {
+				return err
+			}
+			tok, err := readToken(cmd, tokenFile)
+			if err != nil {
+				return err
+			}
+			r, err := node.Recertify(cmd.Context(), node.JoinOptions{
+				Token: tok, Config: cfg, Version: version, Timeout: timeout,
+				Progress: func(s string) { fmt.Fprintf(cmd.ErrOrStderr(), "waiting: %s\n", s) },
+			})
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is certified anew (%d d). Start it.\n", r.Name, int(r.CertLife.Hours()/24))
+			return err
+		},
+	}
+	c.Flags().StringVar(&config, "config", "", "configuration file of the node")
+	c.Flags().StringVar(&tokenFile, "token-file", "", "file that holds the token")
+	c.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to try")
 	return c
 }

@@ -21,6 +21,7 @@ func newTokenCommand() *cobra.Command {
 
 func tokenCreate() *cobra.Command {
 	var ttl string
+	var recertify bool
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "make a join token for a new node; it is shown once", Args: cobra.MaximumNArgs(1),
 		Example: "  charon token create kdc2 --ttl 30m",
@@ -34,7 +35,7 @@ func tokenCreate() *cobra.Command {
 			}
 			return withConnection(cmd, func(ctx context.Context, c *connection) error {
 				r, err := mutate(ctx, cmd, func(ctx context.Context, id []byte) (*adminv1.CreateTokenResponse, error) {
-					return c.cluster().CreateToken(ctx, &adminv1.CreateTokenRequest{RequestId: id, NodeName: args[0], Ttl: life})
+					return c.cluster().CreateToken(ctx, &adminv1.CreateTokenRequest{RequestId: id, NodeName: args[0], Ttl: life, Recertify: recertify})
 				})
 				if err != nil {
 					return err
@@ -46,6 +47,7 @@ func tokenCreate() *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&recertify, "recertify", false, "for a node that is a member: it is given a new certificate by charon node recertify")
 	cmd.Flags().StringVar(&ttl, "ttl", "30m", "how long it is good; at most 7d")
 	return cmd
 }

@@ -105,6 +105,10 @@ func (m *memory) Admit(_ context.Context, n *statev1.Node, pub crypto.PublicKey,
 	return &Grant{ClusterID: cluster[:], Realm: "R", Name: n.GetName(), Certificate: cert, Authority: m.authority.Cert.Raw, MasterKey: []byte("the master key")}, nil
 }
 
+func (m *memory) Recertify(context.Context, *statev1.Node, crypto.PublicKey, []string) (*Grant, error) {
+	return nil, &RefusedError{Why: "not in this test"}
+}
+
 // start serves m on a loopback port, as a node certified by signer.
 func start(t *testing.T, m *memory, signer *pki.Authority) string {
 	t.Helper()

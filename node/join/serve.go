@@ -1,6 +1,7 @@
 package join
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -51,6 +52,9 @@ type Backend interface {
 	// Admit makes the node, whose record names key and token, a member (again is fine) and certifies its key. *RefusedError when
 	// anything of it is another node's.
 	Admit(ctx context.Context, n *statev1.Node, pub crypto.PublicKey, hosts []string) (*Grant, error)
+	// Recertify certifies a new key of the member n, in the place of the one it had, by its token (again is fine). The grant has no master
+	// key. *RefusedError when the token is not for that.
+	Recertify(ctx context.Context, n *statev1.Node, pub crypto.PublicKey, hosts []string) (*Grant, error)
 }
 
 // Server answers joiners.
@@ -179,9 +183,16 @@ func (s *Server) admit(ctx context.Context, cs tls.ConnectionState, r *Request, 
 	if want := tok.GetNodeName(); want != "" && want != r.Name {
 		return nil, "", &RefusedError{Why: fmt.Sprintf("the token is for node %s, not %s", want, r.Name)}
 	}
+	if id := tok.GetNodeId(); len(id) > 0 && !bytes.Equal(id, r.RealmID) {
+		return nil, "", &RefusedError{Why: "the token certifies a node that is a member already; on that node: charon node recertify"}
+	}
 	key := jointoken.UsedBy(csr.RawSubjectPublicKeyInfo)
 	if err := s.Backend.UseToken(ctx, r.TokenID, key); err != nil {
 		return nil, "", err
+	}
+	if len(tok.GetNodeId()) > 0 {
+		g, err = s.Backend.Recertify(ctx, r.node(key), csr.PublicKey, r.Hosts)
+		return g, "", err
 	}
 	g, err = s.Backend.Admit(ctx, r.node(key), csr.PublicKey, r.Hosts)
 	return g, "", err

@@ -107,7 +107,10 @@ func TestRenewNodeByToken(t *testing.T) {
 	if r.GetCode() != statev1.Code_CODE_TOKEN_REFUSED {
 		t.Errorf("it let in a node: %v %s", r.GetCode(), r.GetMessage())
 	}
-	mustApply(t, db, renew("id1", "new", by), renew("id1", "new", by))
+	mustApply(t, db, renew("id1", "new", by), useT("tr", "new"), renew("id1", "new", by))
+	if r := apply(t, db, useT("tr", "other")); r.GetCode() != statev1.Code_CODE_TOKEN_REFUSED {
+		t.Errorf("used again by another key: %v", r)
+	}
 	n := nodeOf(t, db, "id1")
 	if !bytes.Equal(n.GetKeyHash(), sum32("new")) || len(n.GetRetiredKeys()) != 1 {
 		t.Errorf("%v", n)

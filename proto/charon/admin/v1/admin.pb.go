@@ -4904,10 +4904,12 @@ func (x *Token) GetCreatedBy() string {
 }
 
 type CreateTokenRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     []byte                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	NodeName      string                 `protobuf:"bytes,2,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
-	Ttl           int64                  `protobuf:"varint,3,opt,name=ttl,proto3" json:"ttl,omitempty"` // seconds; 0 is 1800; at most 7 days
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId []byte                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	NodeName  string                 `protobuf:"bytes,2,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	Ttl       int64                  `protobuf:"varint,3,opt,name=ttl,proto3" json:"ttl,omitempty"` // seconds; 0 is 1800; at most 7 days
+	// The token lets in nobody: it certifies a new key of the member of that name, whose certificate has ended or whose key is lost.
+	Recertify     bool `protobuf:"varint,4,opt,name=recertify,proto3" json:"recertify,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4961,6 +4963,13 @@ func (x *CreateTokenRequest) GetTtl() int64 {
 		return x.Ttl
 	}
 	return 0
+}
+
+func (x *CreateTokenRequest) GetRecertify() bool {
+	if x != nil {
+		return x.Recertify
+	}
+	return false
 }
 
 type CreateTokenResponse struct {
@@ -6379,12 +6388,13 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x05 \x01(\x03R\tcreatedAt\x12\x1d\n" +
 	"\n" +
-	"created_by\x18\x06 \x01(\tR\tcreatedBy\"b\n" +
+	"created_by\x18\x06 \x01(\tR\tcreatedBy\"\x80\x01\n" +
 	"\x12CreateTokenRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12\x1b\n" +
 	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x12\x10\n" +
-	"\x03ttl\x18\x03 \x01(\x03R\x03ttl\"\x82\x01\n" +
+	"\x03ttl\x18\x03 \x01(\x03R\x03ttl\x12\x1c\n" +
+	"\trecertify\x18\x04 \x01(\bR\trecertify\"\x82\x01\n" +
 	"\x13CreateTokenResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12*\n" +
