@@ -20,6 +20,7 @@ type bucket struct {
 	// chunks hold chunkItems items each, so that growing copies nothing; the first one grows by doubling up to that.
 	chunks [][]item
 	n      int
+	sum    sum // of the items
 	// index holds, at the place K hashes to or behind it, 1 + the item's offset in the low 24 bits and 8 bits of K above;
 	// 0 is free. Its length is a power of two, at most 7/8 of it in use. K is a keyed hash: nobody can aim at a chain.
 	index []uint32
@@ -69,6 +70,7 @@ func (b *bucket) add(it item) bool {
 		b.chunks[c] = larger
 	}
 	b.chunks[c][within] = it
+	b.sum.add(it.sum())
 	b.point(uint32(b.n))
 	b.n++
 	return true

@@ -18,6 +18,7 @@ type counters struct {
 	slab  []counter
 	slots map[[16]byte]uint32
 	lists [2]list // by failing
+	sum   sum     // of the counters in a list
 	max   int     // for tests; 0 means CountersMax
 }
 
@@ -113,6 +114,7 @@ func (c *counters) room() uint32 {
 // link appends a slot to the list that its failures say.
 func (c *counters) link(slot uint32) {
 	e := &c.slab[slot]
+	c.sum.add(e.sum())
 	l := &c.lists[e.list()]
 	e.prev, e.next = l.last, 0
 	if l.last != 0 {
@@ -126,6 +128,7 @@ func (c *counters) link(slot uint32) {
 
 func (c *counters) unlink(slot uint32) {
 	e := &c.slab[slot]
+	c.sum.sub(e.sum())
 	l := &c.lists[e.list()]
 	if e.prev != 0 {
 		c.slab[e.prev-1].next = e.next
