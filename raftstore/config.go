@@ -63,6 +63,9 @@ type Config struct {
 	Fatal func(error)
 	// Observe is called with measurements; its functions must not block.
 	Observe Observer
+	// ScrubInterval is how often state and logs are read whole, and ScrubRate at how many bytes a second. 0: 24 h, 32 MB.
+	ScrubInterval time.Duration
+	ScrubRate     int
 	// Disk is what lies below the store. The zero value is the real thing.
 	Disk Disk
 }
@@ -102,6 +105,10 @@ type Observer struct {
 	Service func(state, reason string)
 	// DoubleAccept: an authenticator turned out to be accepted in two different requests.
 	DoubleAccept func(DoubleAccept)
+	// StateDiverged: this node's state turned out to differ from the majority's, and why. Once: it stays so until the process ends.
+	StateDiverged func(why string)
+	// StateDispute: the members' states differ and no majority tells who is right; empty: no more.
+	StateDispute func(what string)
 	// Journal: what became of n records of what was accepted without a quorum: JournalMerged, JournalDouble, JournalUncompared, JournalLost.
 	Journal func(result string, n int)
 	// Leadership of a group gained (true) or lost.
@@ -191,6 +198,8 @@ func (c *Config) fill() error {
 	}
 	orDefault(&c.StaleLimit, 24*time.Hour)
 	orDefault(&c.CacheSize, 100_000)
+	orDefault(&c.ScrubInterval, 24*time.Hour)
+	orDefault(&c.ScrubRate, 32<<20)
 	orDefault(&c.MapSize, 64<<30)
 	orDefault(&c.LogMapSize, 1<<30)
 	if c.Now == nil {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/charon-kdc/charon/raftstore/replay"
 )
 
 // framedSnapshots are the library's file snapshots, whose description (index, term, configuration) has no checksum of its own, and which
@@ -84,6 +86,18 @@ func (f *framedSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, er
 
 // errSnapshotDamaged says that the replay state's snapshot can't be used.
 var errSnapshotDamaged = errors.New("damaged snapshot")
+
+// readable tells whether the newest snapshot can be restored from.
+func (f *framedSnapshots) readable() error {
+	list, err := f.List()
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	if err := restoreFrom(f, list[0].ID, replay.New()); err != nil {
+		return fmt.Errorf("%w: %w", errSnapshotDamaged, err)
+	}
+	return nil
+}
 
 // verify reads every snapshot there is.
 func (f *framedSnapshots) verify() error {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore/realm"
 	"github.com/charon-kdc/charon/raftstore/replay"
+	"github.com/charon-kdc/charon/raftstore/setsum"
 )
 
 // errStopped answers entries that come after one that could not be applied: nothing is ever skipped.
@@ -104,6 +106,7 @@ func (liveSnapshot) Release()                             {}
 // replayFSM hands entries to the replay state.
 type replayFSM struct {
 	state     *replay.State
+	hashes    setsum.History
 	levelMax  uint32 // what this node supports
 	fatal     func(error)
 	applied   *watermark // of the entries that change state: others do not come here
@@ -113,6 +116,10 @@ type replayFSM struct {
 	started   atomic.Bool
 	dead      atomic.Bool
 	conf      atomic.Pointer[indexedConf]
+
+	mu    sync.Mutex // held while the state goes from one entry to another
+	index uint64     // of the entry after which the state is
+	term  uint64
 }
 
 // indexedConf is a configuration that was committed, and its index.
@@ -123,6 +130,8 @@ type indexedConf struct {
 
 // StoreConfiguration is raft.ConfigurationStore: a configuration is committed.
 func (f *replayFSM) StoreConfiguration(index uint64, c raft.Configuration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.conf.Store(&indexedConf{index, c.Clone().Servers})
 }
 
@@ -138,18 +147,35 @@ func (f *replayFSM) Apply(l *raft.Log) any {
 	if f.dead.Load() {
 		return errStopped
 	}
+	f.mu.Lock()
 	var v []replay.Verdict
 	err := replay.CheckLevel(l.Data, f.levelMax)
 	if err == nil {
-		v, err = f.state.Apply(l.Data)
+		if v, err = f.state.Apply(l.Data); err == nil {
+			f.index, f.term = l.Index, l.Term
+		}
 	}
+	f.mu.Unlock()
 	if err != nil {
 		f.dead.Store(true)
 		f.fatal(fmt.Errorf("applying to the replay state, index %d: %w", l.Index, err))
 		return err
 	}
 	f.applied.advance(l.Index)
+	if l.Index%replayHashEvery == 0 {
+		f.hashes.Add(setsum.Point{Index: l.Index, Hash: f.state.Hash()})
+	}
 	return v
+}
+
+// cut is the state as it is now, its place in the log, and the configuration there. Nil before the first entry.
+func (f *replayFSM) cut() (s *replay.Snapshot, index, term uint64, conf *indexedConf) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if conf = f.conf.Load(); f.index == 0 || conf == nil {
+		return nil, 0, 0, nil
+	}
+	return f.state.Snapshot(), f.index, f.term, conf
 }
 
 func (f *replayFSM) Snapshot() (raft.FSMSnapshot, error) {
@@ -158,7 +184,11 @@ func (f *replayFSM) Snapshot() (raft.FSMSnapshot, error) {
 
 func (f *replayFSM) Restore(r io.ReadCloser) error {
 	defer r.Close()
-	if err := f.state.Restore(r); err != nil {
+	f.mu.Lock()
+	err := f.state.Restore(r)
+	f.index, f.term = 0, 0 // until it is known
+	f.mu.Unlock()
+	if err != nil {
 		return fmt.Errorf("restoring the replay state: %w", err)
 	}
 	// The snapshot does not say its index. It is the newest: nothing makes another before it is restored.
@@ -168,7 +198,11 @@ func (f *replayFSM) Restore(r io.ReadCloser) error {
 	}
 	if len(list) > 0 {
 		f.applied.advance(list[0].Index)
+		f.hashes.Reset(setsum.Point{Index: list[0].Index, Hash: f.state.Hash()})
 		f.StoreConfiguration(list[0].ConfigurationIndex, list[0].Configuration)
+		f.mu.Lock()
+		f.index, f.term = list[0].Index, list[0].Term
+		f.mu.Unlock()
 	}
 	if f.started.Load() {
 		// The library drops the whole log next, whatever the log had.

@@ -178,7 +178,7 @@ func (g *group) start(alpn string, bootstrap bool) error {
 		MaxRPCsInFlight:         1,
 		Timeout:                 g.s.cfg.Timing.RPC,
 		MsgpackUseNewTimeFormat: true,
-	}), g.votes, g.leads)
+	}), g.votes, g.mayLead, g.leads)
 	g.conf = g.config()
 	cache, err := raft.NewLogCache(512, g.log)
 	if err != nil {

@@ -120,22 +120,26 @@ func SaveJoinPeers(dir string, peers []JoinPeer) error {
 }
 
 func loadJoinPeers(dir string) (map[peer.NodeID]string, error) {
-	b, err := readSealed(filepath.Join(dir, realmGroup, joinFile))
+	return loadPeerList(filepath.Join(dir, realmGroup, joinFile))
+}
+
+func loadPeerList(path string) (map[peer.NodeID]string, error) {
+	b, err := readSealed(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading join peers: %w", err)
+		return nil, fmt.Errorf("reading the list of members: %w", err)
 	}
 	var list []JoinPeer
 	if err := json.Unmarshal(b, &list); err != nil {
-		return nil, fmt.Errorf("reading join peers: %w", err)
+		return nil, fmt.Errorf("reading the list of members: %w", err)
 	}
 	out := map[peer.NodeID]string{}
 	for _, p := range list {
 		id, err := peer.ParseNodeID(p.ID)
 		if err != nil {
-			return nil, fmt.Errorf("reading join peers: %w", err)
+			return nil, fmt.Errorf("reading the list of members: %w", err)
 		}
 		out[id] = p.PeerAddress
 	}

@@ -83,7 +83,7 @@ func (s *Store) meet(ctx context.Context) {
 	usual := min(meetEvery, 4*s.cfg.Timing.Heartbeat)
 	dead := map[peer.NodeID]bool{}
 	for ctx.Err() == nil {
-		s.askAll(ctx)
+		s.compareStates(ctx, s.askAll(ctx))
 		s.watchDead(dead)
 		every := usual
 		if s.watchClock(ctx) {
@@ -117,6 +117,7 @@ func (s *Store) tendMembers(ctx context.Context) {
 			return
 		case <-s.membership:
 			s.members.refresh()
+			s.savePeers()
 		}
 	}
 }

@@ -337,14 +337,14 @@ func (d *disk) noteLost(f *Survivors) (names []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return names, writeFile(filepath.Join(d.dir, recoveredFile), b)
+	return names, writeFile(filepath.Join(d.dir, recoveredFile), sealText(b))
 }
 
 // finishRecovery takes away, as the realm's leader, the records of the nodes that a recovery has left out, so that others can join under
 // their names. It tells whether there is nothing left to do.
 func (s *Store) finishRecovery(ctx context.Context) (done bool) {
 	path := filepath.Join(s.cfg.Dir, recoveredFile)
-	b, err := os.ReadFile(path)
+	b, err := readSealed(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return true
 	}

@@ -107,6 +107,7 @@ func (s *Store) info(asker peer.NodeID) *peerv1.InfoResponse {
 		Journal:         uint64(s.heard.journal.left()),
 	}
 	r.Service, _ = s.Service()
+	s.show(r)
 	r.MasterKeyVersions, r.MasterKeyFixed = s.masterKeys(), s.keysFixed()
 	if s.started.Load() {
 		r.LastIndex = s.realm.raft.LastIndex()

@@ -35,6 +35,8 @@ type Status struct {
 	// ServiceReason is why this node's own service is not normal.
 	ServiceReason string
 	Nodes         []NodeStatus
+	// Dispute is in what the members' states differ while no majority has one alike; empty: they don't.
+	Dispute string
 }
 
 // NodeStatus is one member.
@@ -67,6 +69,8 @@ type NodeStatus struct {
 	// Service is ServiceNormal, ServiceDegraded or ServiceRefusing; Journal how many records of what it accepted alone it has to hand in.
 	Service string
 	Journal int
+	// Diverged is why its state is taken for damaged, by itself or by this node; empty: it is not.
+	Diverged string
 }
 
 // The roles in Status.
@@ -87,8 +91,8 @@ func (s *Store) Status(ctx context.Context) Status {
 		ReplayState: s.proofs.stateName(),
 		TicketsFrom: s.Epoch(),
 	}
-	st.FeatureLevel = s.db.FeatureLevel()
 	_, st.ServiceReason = s.Service()
+	st.FeatureLevel, st.Dispute = s.db.FeatureLevel(), s.Dispute()
 	if n, last := s.state.Doubles(); n > 0 {
 		st.Doubles, st.LastDouble = n, time.UnixMilli(last).UTC()
 	}
@@ -111,6 +115,7 @@ func (s *Store) Status(ctx context.Context) Status {
 			n.Applied, n.Version, n.ReplayState = info.GetApplied(), info.GetVersion(), info.GetReplayState()
 			n.Service, n.Journal = cmp.Or(info.GetService(), ServiceNormal), int(info.GetJournal())
 			n.Lag = lag(st.CommitIndex, info.GetLastIndex())
+			n.Diverged = first(info.GetDiverged(), s.oddOne(id))
 			n.ClockOut = info.GetClockOut()
 			n.Uptime = time.Duration(info.GetUptime()) * time.Millisecond
 			n.MasterKeys, n.MasterKeysFixed = info.GetMasterKeyVersions(), info.GetMasterKeyFixed()
@@ -188,6 +193,7 @@ func (s *Store) nodeStatus(id peer.NodeID, voter bool, leader peer.NodeID) NodeS
 		n.Reachable = true
 		n.ClockOffset, n.ClockOut = s.clocks.own(), s.clock.out.Load()
 		n.Service, _ = s.Service()
+		n.Diverged = s.Diverged()
 		n.Journal = s.heard.journal.left()
 		n.Applied, n.Version, n.ReplayState = s.applied.get(), s.cfg.Self.GetVersion(), s.proofs.stateName()
 		n.Uptime, n.LastContact = s.uptime(), s.lease.known()
@@ -238,6 +244,8 @@ func (s *Store) unfit() string {
 	switch {
 	case !s.started.Load():
 		return "not started"
+	case s.integrity.out.Load():
+		return s.Diverged() + ": charon server --rebuild"
 	case s.applied.get() == 0:
 		return "has not received the realm yet"
 	case s.noMasterKey() != "":

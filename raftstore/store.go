@@ -38,6 +38,8 @@ type Store struct {
 	replayID peer.NodeID
 	boot     uint64
 	begun    time.Time
+	// integrity is what comparing the states has shown.
+	integrity integrity
 	// vouched: another member has said that this disk is the newest it knows of.
 	vouched  atomic.Bool
 	identity *peer.Identity
@@ -119,6 +121,9 @@ func (s *Store) open() error {
 	}
 	if s.boot, err = readCount(s.bootPath()); err != nil {
 		return fmt.Errorf("reading the count of starts: %w", err)
+	}
+	if err := s.loadDiverged(); err != nil {
+		return fmt.Errorf("reading whether this node's state differs: %w", err)
 	}
 	if err := s.openRealm(); err != nil {
 		return err
@@ -285,7 +290,7 @@ func (s *Store) start(ctx context.Context) error {
 	s.started.Store(true)
 	s.membershipChanged()
 	for _, loop := range []func(context.Context){
-		s.realm.watch, s.replay.watch, s.lease.run, s.proofs.run, s.commit.serve, s.meet, s.tendMembers, s.tendSnapshots, s.tendKeys, s.tendJournal,
+		s.realm.watch, s.replay.watch, s.lease.run, s.proofs.run, s.commit.serve, s.meet, s.tendMembers, s.tendFiles, s.tendSnapshots, s.tendKeys, s.tendJournal,
 	} {
 		s.goDo(func() { loop(run) })
 	}

@@ -143,17 +143,19 @@ var errNoVotes = errors.New("does not vote until other members have vouched for 
 type ballot struct {
 	*raft.NetworkTransport
 	votes func() bool
-	rpcs  chan raft.RPC
-	done  chan struct{}
-	ended chan struct{}
-	reach *reach
+	// mayLead: it may ask for votes.
+	mayLead func() bool
+	rpcs    chan raft.RPC
+	done    chan struct{}
+	ended   chan struct{}
+	reach   *reach
 	// leads tells whether entries for a server are still to be sent in a term.
 	leads func(id raft.ServerID, term uint64) bool
 }
 
-func newBallot(t *raft.NetworkTransport, votes func() bool, leads func(id raft.ServerID, term uint64) bool) *ballot {
+func newBallot(t *raft.NetworkTransport, votes, mayLead func() bool, leads func(id raft.ServerID, term uint64) bool) *ballot {
 	b := &ballot{
-		NetworkTransport: t, votes: votes, rpcs: make(chan raft.RPC), done: make(chan struct{}), ended: make(chan struct{}),
+		NetworkTransport: t, votes: votes, mayLead: mayLead, rpcs: make(chan raft.RPC), done: make(chan struct{}), ended: make(chan struct{}),
 		reach: newReach(), leads: leads,
 	}
 	go b.pump()
@@ -174,7 +176,7 @@ func (b *ballot) pump() {
 		case <-b.done:
 			return
 		case rpc := <-in:
-			if b.refuse(rpc) {
+			if b.refuse(rpc) || b.leadsNoMore(rpc) {
 				continue
 			}
 			select {
@@ -210,12 +212,18 @@ func (b *ballot) RequestVote(id raft.ServerID, to raft.ServerAddress, req *raft.
 	if !b.votes() {
 		return errNoVotes
 	}
+	if !b.mayLead() {
+		return errStrayed
+	}
 	return b.NetworkTransport.RequestVote(id, to, req, resp)
 }
 
 func (b *ballot) RequestPreVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	if !b.votes() {
 		return errNoVotes
+	}
+	if !b.mayLead() {
+		return errStrayed
 	}
 	return b.NetworkTransport.RequestPreVote(id, to, req, resp)
 }

@@ -57,7 +57,7 @@ func newWhereabouts(dir string) (*whereabouts, error) {
 }
 
 func readMoves(dir string) ([]move, error) {
-	b, err := os.ReadFile(filepath.Join(dir, movedFile))
+	b, err := readSealed(filepath.Join(dir, movedFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -165,7 +165,7 @@ func (d *disk) moveTo(to map[string]string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(d.dir, movedFile), b)
+	return writeFile(filepath.Join(d.dir, movedFile), sealText(b))
 }
 
 // noteMoves does so for survivors whose address in the list is another than their record's.

@@ -158,6 +158,18 @@ func (f *Forward) Conn(id peer.NodeID) (*grpc.ClientConn, error) {
 	return cc, nil
 }
 
+// Dial is a connection to whichever member answers at an address, for a node that does not run. The caller closes it.
+func Dial(id *peer.Identity, addr string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+addr,
+		grpc.WithTransportCredentials(handshaken{}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageMax)),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			return peer.Dial(ctx, peer.ALPNForward, addr, id, peer.NodeID{})
+		}))
+}
+
 // Drop closes the connection to a node that has left.
 func (f *Forward) Drop(id peer.NodeID) {
 	f.mu.Lock()

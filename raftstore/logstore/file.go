@@ -2,6 +2,7 @@ package logstore
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -455,4 +456,26 @@ func openValue(key, b []byte) ([]byte, error) {
 
 func checksum(key, b []byte) uint32 {
 	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, b)
+}
+
+// scrub reads the log as it is now from the file, as check does, at most bytesPerSecond of it, while others go on.
+func (f *file) scrub(ctx context.Context, bytesPerSecond int) error {
+	for try := 0; ; try++ {
+		err := f.scrubOnce(ctx, bytesPerSecond)
+		if err == nil || try == scrubTries || ctx.Err() != nil {
+			return err
+		}
+		// The meta page of its transaction may have been written over before it was read.
+	}
+}
+
+const scrubTries = 3
+
+func (f *file) scrubOnce(ctx context.Context, bytesPerSecond int) error {
+	tx, err := f.bolt.Begin(false)
+	if err != nil {
+		return err
+	}
+	_, err = verify(f.path, pages.Options{TxID: uint64(tx.ID()), Workers: 1, Pace: pages.Paced(ctx, bytesPerSecond)})
+	return errors.Join(err, tx.Rollback())
 }

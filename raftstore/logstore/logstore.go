@@ -6,6 +6,7 @@ package logstore
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -120,6 +121,15 @@ func (s *Store) GetLog(index uint64, log *raft.Log) error {
 		return s.fatal("reading", err)
 	}
 	return err
+}
+
+// Scrub reads the log whole, at most bytesPerSecond of it, while others go on. ErrDamaged, or ctx's error.
+func (s *Store) Scrub(ctx context.Context, bytesPerSecond int) error {
+	f, ok := s.bolt.(*file)
+	if !ok {
+		return nil // not on our disk
+	}
+	return f.scrub(ctx, bytesPerSecond)
 }
 
 // StoreLog appends one entry.

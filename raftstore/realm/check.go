@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"time"
 
 	"github.com/charon-kdc/charon/raftstore/pages"
 	"github.com/charon-kdc/charon/raftstore/setsum"
@@ -126,20 +125,7 @@ func (db *DB) scrub(ctx context.Context, f *file, bytesPerSecond int) error {
 	if err != nil {
 		return err
 	}
-	begun, read := time.Now(), int64(0)
-	err = verify(db.path, pages.Options{TxID: uint64(tx.ID()), Workers: 1, Pace: func(n int) error {
-		read += int64(n)
-		due := time.Duration(float64(read) / float64(bytesPerSecond) * float64(time.Second))
-		if early := due - time.Since(begun); early > 10*time.Millisecond {
-			t := time.NewTimer(early)
-			defer t.Stop()
-			select {
-			case <-ctx.Done():
-			case <-t.C:
-			}
-		}
-		return ctx.Err()
-	}})
+	err = verify(db.path, pages.Options{TxID: uint64(tx.ID()), Workers: 1, Pace: pages.Paced(ctx, bytesPerSecond)})
 	return errors.Join(err, tx.Rollback())
 }
 
@@ -165,7 +151,7 @@ func (db *DB) guarded(f func() error) error {
 func (s *state) hash() setsum.Point {
 	le := binary.LittleEndian
 	b := make([]byte, 0, stateFixed)
-	for _, v := range []uint64{formatVersion, s.index, s.term, uint64(s.now), s.revision, s.size, uint64(s.featureLevel)} {
+	for _, v := range []uint64{s.index, s.term, uint64(s.now), s.revision, s.size, uint64(s.featureLevel)} {
 		b = le.AppendUint64(b, v)
 	}
 	for _, c := range s.counts {

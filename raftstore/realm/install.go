@@ -68,6 +68,27 @@ func (db *DB) InstallSnapshot(r io.Reader) (SnapshotInfo, error) {
 	return st.info(), nil
 }
 
+// Replace makes the state file path anew from the stream that r holds up to io.EOF, whatever was there: a damaged state that another member's
+// replaces. Nobody may have it open. After an error, as InstallSnapshot's, what was there is there still.
+func Replace(path string, opts Options, r io.Reader) (SnapshotInfo, error) {
+	tmp := installPath(path)
+	if err := removeIfThere(tmp); err != nil {
+		return SnapshotInfo{}, fmt.Errorf("replacing the realm state: %w", err)
+	}
+	b, err := openBolt(tmp, opts, true)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	st, err := opts.load(b, r)
+	if err == nil {
+		err = (&DB{path: path, opts: opts}).moveIn(b, tmp)
+	}
+	if err = errors.Join(err, b.Close()); err != nil {
+		return SnapshotInfo{}, fmt.Errorf("replacing the realm state: %w", errors.Join(err, removeIfThere(tmp)))
+	}
+	return st.info(), nil
+}
+
 func removeIfThere(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

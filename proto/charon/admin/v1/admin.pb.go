@@ -5441,7 +5441,7 @@ type NodeStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`     // leader, follower, nonvoter, unknown
-	Health        string                 `protobuf:"bytes,3,opt,name=health,proto3" json:"health,omitempty"` // ok, lagging, clock (out of service for its clock), degraded and cut-off (see service), down
+	Health        string                 `protobuf:"bytes,3,opt,name=health,proto3" json:"health,omitempty"` // ok, lagging, clock (out of service for its clock), degraded and cut-off (see service), diverged, down
 	Applied       uint64                 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
 	Lag           uint64                 `protobuf:"varint,5,opt,name=lag,proto3" json:"lag,omitempty"`                                            // entries behind the leader
 	ContactMs     int64                  `protobuf:"varint,6,opt,name=contact_ms,json=contactMs,proto3" json:"contact_ms,omitempty"`               // since the leader last heard of it; -1: never
@@ -5452,6 +5452,7 @@ type NodeStatus struct {
 	Journal         uint64 `protobuf:"varint,10,opt,name=journal,proto3" json:"journal,omitempty"`                                          // records of what it accepted alone that it has yet to hand in
 	SilentMs        int64  `protobuf:"varint,14,opt,name=silent_ms,json=silentMs,proto3" json:"silent_ms,omitempty"`                        // since the answering node last heard of it, or since it began to ask
 	FeatureLevelMax uint32 `protobuf:"varint,39,opt,name=feature_level_max,json=featureLevelMax,proto3" json:"feature_level_max,omitempty"` // that it supports; 0: unknown
+	Diverged        string `protobuf:"bytes,29,opt,name=diverged,proto3" json:"diverged,omitempty"`                                         // why its state differs from what a majority has; empty: it does not. Health is then "diverged"
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -5570,6 +5571,13 @@ func (x *NodeStatus) GetFeatureLevelMax() uint32 {
 	return 0
 }
 
+func (x *NodeStatus) GetDiverged() string {
+	if x != nil {
+		return x.Diverged
+	}
+	return ""
+}
+
 type GetStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Brief         bool                   `protobuf:"varint,31,opt,name=brief,proto3" json:"brief,omitempty"` // without counting principals: for who asks once a second
@@ -5642,7 +5650,8 @@ type GetStatusResponse struct {
 	AutoRemoveVoters uint32 `protobuf:"varint,23,opt,name=auto_remove_voters,json=autoRemoveVoters,proto3" json:"auto_remove_voters,omitempty"`
 	// Until then no service tickets are given for authenticators from before: the replay cache lost track, in a recovery or restore. 0: it did not.
 	TicketsFrom   int64       `protobuf:"varint,24,opt,name=tickets_from,json=ticketsFrom,proto3" json:"tickets_from,omitempty"`
-	LastBackup    *LastBackup `protobuf:"bytes,27,opt,name=last_backup,json=lastBackup,proto3" json:"last_backup,omitempty"` // absent: none is known
+	LastBackup    *LastBackup `protobuf:"bytes,27,opt,name=last_backup,json=lastBackup,proto3" json:"last_backup,omitempty"`       // absent: none is known
+	StateDispute  string      `protobuf:"bytes,37,opt,name=state_dispute,json=stateDispute,proto3" json:"state_dispute,omitempty"` // the nodes' states differ, and no majority has one alike; empty: they don't
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5836,6 +5845,13 @@ func (x *GetStatusResponse) GetLastBackup() *LastBackup {
 		return x.LastBackup
 	}
 	return nil
+}
+
+func (x *GetStatusResponse) GetStateDispute() string {
+	if x != nil {
+		return x.StateDispute
+	}
+	return ""
 }
 
 // LastBackup is the newest backup that the cluster knows of.
@@ -6427,7 +6443,7 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x13GetNodeStatsRequest\"s\n" +
 	"\x14GetNodeStatsResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x120\n" +
-	"\x05stats\x18\x02 \x01(\v2\x1a.charon.admin.v1.NodeStatsR\x05stats\"\x85\x03\n" +
+	"\x05stats\x18\x02 \x01(\v2\x1a.charon.admin.v1.NodeStatsR\x05stats\"\xa1\x03\n" +
 	"\n" +
 	"NodeStatus\x12)\n" +
 	"\x04node\x18\x01 \x01(\v2\x15.charon.admin.v1.NodeR\x04node\x12\x12\n" +
@@ -6443,9 +6459,10 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\ajournal\x18\n" +
 	" \x01(\x04R\ajournal\x12\x1b\n" +
 	"\tsilent_ms\x18\x0e \x01(\x03R\bsilentMs\x12*\n" +
-	"\x11feature_level_max\x18' \x01(\rR\x0ffeatureLevelMax\"(\n" +
+	"\x11feature_level_max\x18' \x01(\rR\x0ffeatureLevelMax\x12\x1a\n" +
+	"\bdiverged\x18\x1d \x01(\tR\bdiverged\"(\n" +
 	"\x10GetStatusRequest\x12\x14\n" +
-	"\x05brief\x18\x1f \x01(\bR\x05brief\"\xbb\x06\n" +
+	"\x05brief\x18\x1f \x01(\bR\x05brief\"\xe0\x06\n" +
 	"\x11GetStatusResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x12\x14\n" +
 	"\x05realm\x18\x02 \x01(\tR\x05realm\x12\x1d\n" +
@@ -6475,7 +6492,8 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x12auto_remove_voters\x18\x17 \x01(\rR\x10autoRemoveVoters\x12!\n" +
 	"\ftickets_from\x18\x18 \x01(\x03R\vticketsFrom\x12<\n" +
 	"\vlast_backup\x18\x1b \x01(\v2\x1b.charon.admin.v1.LastBackupR\n" +
-	"lastBackup\"\xaf\x01\n" +
+	"lastBackup\x12#\n" +
+	"\rstate_dispute\x18% \x01(\tR\fstateDispute\"\xaf\x01\n" +
 	"\n" +
 	"LastBackup\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x0e\n" +

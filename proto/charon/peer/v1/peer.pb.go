@@ -467,7 +467,11 @@ type InfoResponse struct {
 	MasterKeyVersions []uint32 `protobuf:"varint,25,rep,packed,name=master_key_versions,json=masterKeyVersions,proto3" json:"master_key_versions,omitempty"`
 	// Why the node can't take another version; empty: it can.
 	MasterKeyFixed string `protobuf:"bytes,26,opt,name=master_key_fixed,json=masterKeyFixed,proto3" json:"master_key_fixed,omitempty"`
-	FeatureLevel   uint32 `protobuf:"varint,33,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"` // of the cluster, as the asked node has applied it
+	// Hashes of its states, as raftstore/DESIGN.md says ("The state's hash").
+	StateHashes []*StateHash `protobuf:"bytes,27,rep,name=state_hashes,json=stateHashes,proto3" json:"state_hashes,omitempty"`
+	// Why its own state differs from what a majority has; empty: it does not, as far as it knows.
+	Diverged     string `protobuf:"bytes,28,opt,name=diverged,proto3" json:"diverged,omitempty"`
+	FeatureLevel uint32 `protobuf:"varint,33,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"` // of the cluster, as the asked node has applied it
 	// Its clock has taken it out of service; and its own offset from the cluster's time.
 	ClockOut      bool  `protobuf:"varint,30,opt,name=clock_out,json=clockOut,proto3" json:"clock_out,omitempty"`
 	ClockOffsetMs int64 `protobuf:"varint,31,opt,name=clock_offset_ms,json=clockOffsetMs,proto3" json:"clock_offset_ms,omitempty"`
@@ -669,6 +673,20 @@ func (x *InfoResponse) GetMasterKeyVersions() []uint32 {
 func (x *InfoResponse) GetMasterKeyFixed() string {
 	if x != nil {
 		return x.MasterKeyFixed
+	}
+	return ""
+}
+
+func (x *InfoResponse) GetStateHashes() []*StateHash {
+	if x != nil {
+		return x.StateHashes
+	}
+	return nil
+}
+
+func (x *InfoResponse) GetDiverged() string {
+	if x != nil {
+		return x.Diverged
 	}
 	return ""
 }
@@ -923,6 +941,188 @@ func (x *GiveMasterKeyResponse) GetKey() []byte {
 	return nil
 }
 
+type FetchStateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Replay        bool                   `protobuf:"varint,1,opt,name=replay,proto3" json:"replay,omitempty"` // else the realm group
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchStateRequest) Reset() {
+	*x = FetchStateRequest{}
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchStateRequest) ProtoMessage() {}
+
+func (x *FetchStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchStateRequest.ProtoReflect.Descriptor instead.
+func (*FetchStateRequest) Descriptor() ([]byte, []int) {
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *FetchStateRequest) GetReplay() bool {
+	if x != nil {
+		return x.Replay
+	}
+	return false
+}
+
+type FetchStateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the state is in the log; index 0: nothing was applied yet, and no data follow.
+	Index              uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Term               uint64 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	ConfigurationIndex uint64 `protobuf:"varint,3,opt,name=configuration_index,json=configurationIndex,proto3" json:"configuration_index,omitempty"`
+	Configuration      []byte `protobuf:"bytes,4,opt,name=configuration,proto3" json:"configuration,omitempty"` // raft's, of the replay group: the realm's stream has its own
+	Data               []byte `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`                   // the stream of raftstore/realm or raftstore/replay, at most 64 KiB of it
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *FetchStateResponse) Reset() {
+	*x = FetchStateResponse{}
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchStateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchStateResponse) ProtoMessage() {}
+
+func (x *FetchStateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchStateResponse.ProtoReflect.Descriptor instead.
+func (*FetchStateResponse) Descriptor() ([]byte, []int) {
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *FetchStateResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *FetchStateResponse) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *FetchStateResponse) GetConfigurationIndex() uint64 {
+	if x != nil {
+		return x.ConfigurationIndex
+	}
+	return 0
+}
+
+func (x *FetchStateResponse) GetConfiguration() []byte {
+	if x != nil {
+		return x.Configuration
+	}
+	return nil
+}
+
+func (x *FetchStateResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// StateHash is a group's state after the entry of an index.
+type StateHash struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Replay        bool                   `protobuf:"varint,1,opt,name=replay,proto3" json:"replay,omitempty"` // else the realm group
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Hash          []byte                 `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"` // 16 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateHash) Reset() {
+	*x = StateHash{}
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateHash) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateHash) ProtoMessage() {}
+
+func (x *StateHash) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateHash.ProtoReflect.Descriptor instead.
+func (*StateHash) Descriptor() ([]byte, []int) {
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *StateHash) GetReplay() bool {
+	if x != nil {
+		return x.Replay
+	}
+	return false
+}
+
+func (x *StateHash) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *StateHash) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
 type Member struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Id          []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -936,7 +1136,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1148,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1161,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Member) GetId() []byte {
@@ -1002,7 +1202,7 @@ type TransferRequest struct {
 
 func (x *TransferRequest) Reset() {
 	*x = TransferRequest{}
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1214,7 @@ func (x *TransferRequest) String() string {
 func (*TransferRequest) ProtoMessage() {}
 
 func (x *TransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1227,7 @@ func (x *TransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
 func (*TransferRequest) Descriptor() ([]byte, []int) {
-	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TransferRequest) GetReplay() bool {
@@ -1052,7 +1252,7 @@ type TransferResponse struct {
 
 func (x *TransferResponse) Reset() {
 	*x = TransferResponse{}
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1264,7 @@ func (x *TransferResponse) String() string {
 func (*TransferResponse) ProtoMessage() {}
 
 func (x *TransferResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_charon_peer_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1277,7 @@ func (x *TransferResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResponse.ProtoReflect.Descriptor instead.
 func (*TransferResponse) Descriptor() ([]byte, []int) {
-	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_charon_peer_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 var File_charon_peer_v1_peer_proto protoreflect.FileDescriptor
@@ -1108,7 +1308,7 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\vInfoRequest\x12!\n" +
 	"\fpeer_address\x18\x16 \x01(\tR\vpeerAddress\x12!\n" +
 	"\fboot_counter\x18\x17 \x01(\x04R\vbootCounter\x12\x14\n" +
-	"\x05vouch\x18\x18 \x01(\bR\x05vouch\"\xab\a\n" +
+	"\x05vouch\x18\x18 \x01(\bR\x05vouch\"\x85\b\n" +
 	"\fInfoResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1b\n" +
 	"\treplay_id\x18\x02 \x01(\fR\breplayId\x12\x12\n" +
@@ -1135,7 +1335,9 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\x06silent\x18\x16 \x03(\v2\x17.charon.peer.v1.SilenceR\x06silent\x12\x18\n" +
 	"\acurrent\x18\x17 \x01(\bR\acurrent\x12.\n" +
 	"\x13master_key_versions\x18\x19 \x03(\rR\x11masterKeyVersions\x12(\n" +
-	"\x10master_key_fixed\x18\x1a \x01(\tR\x0emasterKeyFixed\x12#\n" +
+	"\x10master_key_fixed\x18\x1a \x01(\tR\x0emasterKeyFixed\x12<\n" +
+	"\fstate_hashes\x18\x1b \x03(\v2\x19.charon.peer.v1.StateHashR\vstateHashes\x12\x1a\n" +
+	"\bdiverged\x18\x1c \x01(\tR\bdiverged\x12#\n" +
 	"\rfeature_level\x18! \x01(\rR\ffeatureLevel\x12\x1b\n" +
 	"\tclock_out\x18\x1e \x01(\bR\bclockOut\x12&\n" +
 	"\x0fclock_offset_ms\x18\x1f \x01(\x03R\rclockOffsetMs\"+\n" +
@@ -1149,7 +1351,19 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\x14GiveMasterKeyRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\")\n" +
 	"\x15GiveMasterKeyResponse\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\fR\x03key\"t\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\"+\n" +
+	"\x11FetchStateRequest\x12\x16\n" +
+	"\x06replay\x18\x01 \x01(\bR\x06replay\"\xa9\x01\n" +
+	"\x12FetchStateResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12/\n" +
+	"\x13configuration_index\x18\x03 \x01(\x04R\x12configurationIndex\x12$\n" +
+	"\rconfiguration\x18\x04 \x01(\fR\rconfiguration\x12\x12\n" +
+	"\x04data\x18\x05 \x01(\fR\x04data\"M\n" +
+	"\tStateHash\x12\x16\n" +
+	"\x06replay\x18\x01 \x01(\bR\x06replay\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\fR\x04hash\"t\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x14\n" +
@@ -1158,13 +1372,15 @@ const file_charon_peer_v1_peer_proto_rawDesc = "" +
 	"\x0fTransferRequest\x12\x16\n" +
 	"\x06replay\x18\x01 \x01(\bR\x06replay\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\fR\x02to\"\x12\n" +
-	"\x10TransferResponse2\xbe\x04\n" +
+	"\x10TransferResponse2\x95\x05\n" +
 	"\x04Peer\x12J\n" +
 	"\aPropose\x12\x1e.charon.peer.v1.ProposeRequest\x1a\x1f.charon.peer.v1.ProposeResponse\x12V\n" +
 	"\vWaitApplied\x12\".charon.peer.v1.WaitAppliedRequest\x1a#.charon.peer.v1.WaitAppliedResponse\x12D\n" +
 	"\x05Lease\x12\x1c.charon.peer.v1.LeaseRequest\x1a\x1d.charon.peer.v1.LeaseResponse\x12A\n" +
 	"\x04Info\x12\x1b.charon.peer.v1.InfoRequest\x1a\x1c.charon.peer.v1.InfoResponse\x12M\n" +
-	"\bTransfer\x12\x1f.charon.peer.v1.TransferRequest\x1a .charon.peer.v1.TransferResponse\x12\\\n" +
+	"\bTransfer\x12\x1f.charon.peer.v1.TransferRequest\x1a .charon.peer.v1.TransferResponse\x12U\n" +
+	"\n" +
+	"FetchState\x12!.charon.peer.v1.FetchStateRequest\x1a\".charon.peer.v1.FetchStateResponse0\x01\x12\\\n" +
 	"\rTakeMasterKey\x12$.charon.peer.v1.TakeMasterKeyRequest\x1a%.charon.peer.v1.TakeMasterKeyResponse\x12\\\n" +
 	"\rGiveMasterKey\x12$.charon.peer.v1.GiveMasterKeyRequest\x1a%.charon.peer.v1.GiveMasterKeyResponseB:Z8github.com/charon-kdc/charon/proto/charon/peer/v1;peerv1b\x06proto3"
 
@@ -1181,7 +1397,7 @@ func file_charon_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_charon_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_charon_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_charon_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_charon_peer_v1_peer_proto_goTypes = []any{
 	(ProposeResponse_Outcome)(0),  // 0: charon.peer.v1.ProposeResponse.Outcome
 	(*ProposeRequest)(nil),        // 1: charon.peer.v1.ProposeRequest
@@ -1197,37 +1413,43 @@ var file_charon_peer_v1_peer_proto_goTypes = []any{
 	(*TakeMasterKeyResponse)(nil), // 11: charon.peer.v1.TakeMasterKeyResponse
 	(*GiveMasterKeyRequest)(nil),  // 12: charon.peer.v1.GiveMasterKeyRequest
 	(*GiveMasterKeyResponse)(nil), // 13: charon.peer.v1.GiveMasterKeyResponse
-	(*Member)(nil),                // 14: charon.peer.v1.Member
-	(*TransferRequest)(nil),       // 15: charon.peer.v1.TransferRequest
-	(*TransferResponse)(nil),      // 16: charon.peer.v1.TransferResponse
-	(*v1.Command)(nil),            // 17: charon.state.v1.Command
-	(*v1.Result)(nil),             // 18: charon.state.v1.Result
+	(*FetchStateRequest)(nil),     // 14: charon.peer.v1.FetchStateRequest
+	(*FetchStateResponse)(nil),    // 15: charon.peer.v1.FetchStateResponse
+	(*StateHash)(nil),             // 16: charon.peer.v1.StateHash
+	(*Member)(nil),                // 17: charon.peer.v1.Member
+	(*TransferRequest)(nil),       // 18: charon.peer.v1.TransferRequest
+	(*TransferResponse)(nil),      // 19: charon.peer.v1.TransferResponse
+	(*v1.Command)(nil),            // 20: charon.state.v1.Command
+	(*v1.Result)(nil),             // 21: charon.state.v1.Result
 }
 var file_charon_peer_v1_peer_proto_depIdxs = []int32{
-	17, // 0: charon.peer.v1.ProposeRequest.command:type_name -> charon.state.v1.Command
+	20, // 0: charon.peer.v1.ProposeRequest.command:type_name -> charon.state.v1.Command
 	0,  // 1: charon.peer.v1.ProposeResponse.outcome:type_name -> charon.peer.v1.ProposeResponse.Outcome
-	18, // 2: charon.peer.v1.ProposeResponse.result:type_name -> charon.state.v1.Result
-	14, // 3: charon.peer.v1.InfoResponse.members:type_name -> charon.peer.v1.Member
+	21, // 2: charon.peer.v1.ProposeResponse.result:type_name -> charon.state.v1.Result
+	17, // 3: charon.peer.v1.InfoResponse.members:type_name -> charon.peer.v1.Member
 	9,  // 4: charon.peer.v1.InfoResponse.silent:type_name -> charon.peer.v1.Silence
-	1,  // 5: charon.peer.v1.Peer.Propose:input_type -> charon.peer.v1.ProposeRequest
-	3,  // 6: charon.peer.v1.Peer.WaitApplied:input_type -> charon.peer.v1.WaitAppliedRequest
-	5,  // 7: charon.peer.v1.Peer.Lease:input_type -> charon.peer.v1.LeaseRequest
-	7,  // 8: charon.peer.v1.Peer.Info:input_type -> charon.peer.v1.InfoRequest
-	15, // 9: charon.peer.v1.Peer.Transfer:input_type -> charon.peer.v1.TransferRequest
-	10, // 10: charon.peer.v1.Peer.TakeMasterKey:input_type -> charon.peer.v1.TakeMasterKeyRequest
-	12, // 11: charon.peer.v1.Peer.GiveMasterKey:input_type -> charon.peer.v1.GiveMasterKeyRequest
-	2,  // 12: charon.peer.v1.Peer.Propose:output_type -> charon.peer.v1.ProposeResponse
-	4,  // 13: charon.peer.v1.Peer.WaitApplied:output_type -> charon.peer.v1.WaitAppliedResponse
-	6,  // 14: charon.peer.v1.Peer.Lease:output_type -> charon.peer.v1.LeaseResponse
-	8,  // 15: charon.peer.v1.Peer.Info:output_type -> charon.peer.v1.InfoResponse
-	16, // 16: charon.peer.v1.Peer.Transfer:output_type -> charon.peer.v1.TransferResponse
-	11, // 17: charon.peer.v1.Peer.TakeMasterKey:output_type -> charon.peer.v1.TakeMasterKeyResponse
-	13, // 18: charon.peer.v1.Peer.GiveMasterKey:output_type -> charon.peer.v1.GiveMasterKeyResponse
-	12, // [12:19] is the sub-list for method output_type
-	5,  // [5:12] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	16, // 5: charon.peer.v1.InfoResponse.state_hashes:type_name -> charon.peer.v1.StateHash
+	1,  // 6: charon.peer.v1.Peer.Propose:input_type -> charon.peer.v1.ProposeRequest
+	3,  // 7: charon.peer.v1.Peer.WaitApplied:input_type -> charon.peer.v1.WaitAppliedRequest
+	5,  // 8: charon.peer.v1.Peer.Lease:input_type -> charon.peer.v1.LeaseRequest
+	7,  // 9: charon.peer.v1.Peer.Info:input_type -> charon.peer.v1.InfoRequest
+	18, // 10: charon.peer.v1.Peer.Transfer:input_type -> charon.peer.v1.TransferRequest
+	14, // 11: charon.peer.v1.Peer.FetchState:input_type -> charon.peer.v1.FetchStateRequest
+	10, // 12: charon.peer.v1.Peer.TakeMasterKey:input_type -> charon.peer.v1.TakeMasterKeyRequest
+	12, // 13: charon.peer.v1.Peer.GiveMasterKey:input_type -> charon.peer.v1.GiveMasterKeyRequest
+	2,  // 14: charon.peer.v1.Peer.Propose:output_type -> charon.peer.v1.ProposeResponse
+	4,  // 15: charon.peer.v1.Peer.WaitApplied:output_type -> charon.peer.v1.WaitAppliedResponse
+	6,  // 16: charon.peer.v1.Peer.Lease:output_type -> charon.peer.v1.LeaseResponse
+	8,  // 17: charon.peer.v1.Peer.Info:output_type -> charon.peer.v1.InfoResponse
+	19, // 18: charon.peer.v1.Peer.Transfer:output_type -> charon.peer.v1.TransferResponse
+	15, // 19: charon.peer.v1.Peer.FetchState:output_type -> charon.peer.v1.FetchStateResponse
+	11, // 20: charon.peer.v1.Peer.TakeMasterKey:output_type -> charon.peer.v1.TakeMasterKeyResponse
+	13, // 21: charon.peer.v1.Peer.GiveMasterKey:output_type -> charon.peer.v1.GiveMasterKeyResponse
+	14, // [14:22] is the sub-list for method output_type
+	6,  // [6:14] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_charon_peer_v1_peer_proto_init() }
@@ -1241,7 +1463,7 @@ func file_charon_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_charon_peer_v1_peer_proto_rawDesc), len(file_charon_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

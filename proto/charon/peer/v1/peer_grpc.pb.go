@@ -27,6 +27,7 @@ const (
 	Peer_Lease_FullMethodName         = "/charon.peer.v1.Peer/Lease"
 	Peer_Info_FullMethodName          = "/charon.peer.v1.Peer/Info"
 	Peer_Transfer_FullMethodName      = "/charon.peer.v1.Peer/Transfer"
+	Peer_FetchState_FullMethodName    = "/charon.peer.v1.Peer/FetchState"
 	Peer_TakeMasterKey_FullMethodName = "/charon.peer.v1.Peer/TakeMasterKey"
 	Peer_GiveMasterKey_FullMethodName = "/charon.peer.v1.Peer/GiveMasterKey"
 )
@@ -45,6 +46,8 @@ type PeerClient interface {
 	Info(ctx context.Context, in *InfoRequest, opts ...grpc.CallOption) (*InfoResponse, error)
 	// Transfer leadership of a group that the asked node leads.
 	Transfer(ctx context.Context, in *TransferRequest, opts ...grpc.CallOption) (*TransferResponse, error)
+	// FetchState streams a group's applied state, for a member whose own is damaged. First a header, then data.
+	FetchState(ctx context.Context, in *FetchStateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchStateResponse], error)
 	// TakeMasterKey has the asked node store the staged version of the master key. It answers when the key is on its disk.
 	TakeMasterKey(ctx context.Context, in *TakeMasterKeyRequest, opts ...grpc.CallOption) (*TakeMasterKeyResponse, error)
 	// GiveMasterKey is the staged version of the master key, for a leader whose predecessor made it. NOT_FOUND where it is not.
@@ -109,6 +112,25 @@ func (c *peerClient) Transfer(ctx context.Context, in *TransferRequest, opts ...
 	return out, nil
 }
 
+func (c *peerClient) FetchState(ctx context.Context, in *FetchStateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchStateResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[0], Peer_FetchState_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FetchStateRequest, FetchStateResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_FetchStateClient = grpc.ServerStreamingClient[FetchStateResponse]
+
 func (c *peerClient) TakeMasterKey(ctx context.Context, in *TakeMasterKeyRequest, opts ...grpc.CallOption) (*TakeMasterKeyResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TakeMasterKeyResponse)
@@ -143,6 +165,8 @@ type PeerServer interface {
 	Info(context.Context, *InfoRequest) (*InfoResponse, error)
 	// Transfer leadership of a group that the asked node leads.
 	Transfer(context.Context, *TransferRequest) (*TransferResponse, error)
+	// FetchState streams a group's applied state, for a member whose own is damaged. First a header, then data.
+	FetchState(*FetchStateRequest, grpc.ServerStreamingServer[FetchStateResponse]) error
 	// TakeMasterKey has the asked node store the staged version of the master key. It answers when the key is on its disk.
 	TakeMasterKey(context.Context, *TakeMasterKeyRequest) (*TakeMasterKeyResponse, error)
 	// GiveMasterKey is the staged version of the master key, for a leader whose predecessor made it. NOT_FOUND where it is not.
@@ -171,6 +195,9 @@ func (UnimplementedPeerServer) Info(context.Context, *InfoRequest) (*InfoRespons
 }
 func (UnimplementedPeerServer) Transfer(context.Context, *TransferRequest) (*TransferResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Transfer not implemented")
+}
+func (UnimplementedPeerServer) FetchState(*FetchStateRequest, grpc.ServerStreamingServer[FetchStateResponse]) error {
+	return status.Error(codes.Unimplemented, "method FetchState not implemented")
 }
 func (UnimplementedPeerServer) TakeMasterKey(context.Context, *TakeMasterKeyRequest) (*TakeMasterKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TakeMasterKey not implemented")
@@ -289,6 +316,17 @@ func _Peer_Transfer_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_FetchState_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FetchStateRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeerServer).FetchState(m, &grpc.GenericServerStream[FetchStateRequest, FetchStateResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_FetchStateServer = grpc.ServerStreamingServer[FetchStateResponse]
+
 func _Peer_TakeMasterKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TakeMasterKeyRequest)
 	if err := dec(in); err != nil {
@@ -361,6 +399,12 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Peer_GiveMasterKey_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "FetchState",
+			Handler:       _Peer_FetchState_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "charon/peer/v1/peer.proto",
 }
