@@ -122,6 +122,8 @@ type Config struct {
 	Forwarder Forwarder // nil: there are no other nodes
 	Activity  Activity  // nil: nothing is counted
 	Backups   Backups   // nil: this node makes none
+	// Diverged is why this node's state must not be read, empty while it may. nil: it may always.
+	Diverged func() string
 	// MasterKeys are this node's own; nil: it can take no other version.
 	MasterKeys MasterKeys
 	// NodeName stands in every answer.

@@ -176,6 +176,9 @@ func (s *Service) serveStream(door Door, method string, srv any, stream grpc.Ser
 	if !known {
 		return refuse(codes.PermissionDenied, "PERMISSION_DENIED", "no rule for %s", method)
 	}
+	if err := s.trustworthy(method); err != nil {
+		return err
+	}
 	if g.ctx, err = s.admit(g.ctx, door, c, r); err != nil {
 		return err
 	}

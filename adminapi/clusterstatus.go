@@ -57,6 +57,7 @@ func (s clusterServer) GetStatus(ctx context.Context, req *adminv1.GetStatusRequ
 	if !st.LastDouble.IsZero() {
 		resp.LastDoubleAccept = st.LastDouble.UnixMilli()
 	}
+	resp.StateDispute = st.Dispute
 	if resp.LastBackup, err = s.lastBackup(); err != nil {
 		return nil, err
 	}
@@ -86,6 +87,8 @@ func nodeStatus(m raftstore.NodeStatus, records []*statev1.Node) *adminv1.NodeSt
 	switch {
 	case !m.Reachable:
 		out.Health = "down"
+	case m.Diverged != "":
+		out.Health, out.Diverged = "diverged", m.Diverged
 	case m.ClockOut:
 		out.Health = "clock"
 	case m.Service == raftstore.ServiceDegraded:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -147,7 +148,23 @@ func (s *Service) serve(ctx context.Context, door Door, method string, req proto
 			return s.forward(ctx, conn, c, method, req)
 		}
 	}
-	return s.decide(ctx, door, c, r, req, h)
+	return s.decide(ctx, door, c, method, r, req, h)
+}
+
+// aboutItself are the calls that a node answers whose state must not be read: how it is.
+var aboutItself = []string{
+	adminv1.Cluster_GetStatus_FullMethodName, adminv1.Cluster_GetNodeStats_FullMethodName, adminv1.Diagnosis_Diagnose_FullMethodName, adminv1.Diagnosis_DiagnoseNode_FullMethodName,
+}
+
+// trustworthy refuses to answer from a state that is known to differ from the other nodes'.
+func (s *Service) trustworthy(method string) error {
+	if s.Diverged == nil || slices.Contains(aboutItself, method) {
+		return nil
+	}
+	if why := s.Diverged(); why != "" {
+		return refuse(codes.Unavailable, "STATE_DIVERGED", "nothing done: this node's %s; ask another node, and here: charon server --rebuild", why)
+	}
+	return nil
 }
 
 func panicked(method string, p any) error {
@@ -155,7 +172,10 @@ func panicked(method string, p any) error {
 }
 
 // decide checks the rule and runs the handler, on the node that answers.
-func (s *Service) decide(ctx context.Context, door Door, c Caller, r rule, req proto.Message, h grpc.UnaryHandler) (any, error) {
+func (s *Service) decide(ctx context.Context, door Door, c Caller, method string, r rule, req proto.Message, h grpc.UnaryHandler) (any, error) {
+	if err := s.trustworthy(method); err != nil {
+		return nil, err
+	}
 	ctx, err := s.admit(ctx, door, c, r)
 	if err != nil {
 		return nil, err

@@ -91,8 +91,10 @@ type LogConfig struct {
 
 // RaftConfig is [raft].
 type RaftConfig struct {
-	Performance  int      `toml:"performance" default:"1" min:"1" max:"10" doc:"Multiplies heartbeat (500 ms), election (500 ms) and lease (250 ms) together. 1 for a LAN; 4 to 6 for 20 to 80 ms between nodes."`
-	PromoteAfter Duration `toml:"promote_after" default:"10s" min:"10ms" max:"1h" doc:"How long a joined node must have kept up before it may vote."`
+	Performance   int      `toml:"performance" default:"1" min:"1" max:"10" doc:"Multiplies heartbeat (500 ms), election (500 ms) and lease (250 ms) together. 1 for a LAN; 4 to 6 for 20 to 80 ms between nodes."`
+	PromoteAfter  Duration `toml:"promote_after" default:"10s" min:"10ms" max:"1h" doc:"How long a joined node must have kept up before it may vote."`
+	ScrubInterval Duration `toml:"scrub_interval" default:"24h" min:"1m" max:"8760h" doc:"How often state and logs are read whole to find bits that flipped on the disk (docs/integrity.md)."`
+	ScrubRate     int      `toml:"scrub_rate" default:"32" min:"1" max:"10000" unit:"MiB/s" doc:"How fast that reads."`
 }
 
 // DrainConfig is [drain].

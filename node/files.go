@@ -193,6 +193,9 @@ func loadCredentials(dir string, now time.Time) (*ownCert, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the node authority in %s: %w", certPath, err)
 	}
+	if err := authority.CheckSignatureFrom(authority); err != nil {
+		return nil, fmt.Errorf("the node authority's certificate in %s: %w", certPath, err)
+	}
 	id, err := pki.VerifyNode(authority, pair.Certificate[:1], now)
 	if leaf, leafErr := x509.ParseCertificate(pair.Certificate[0]); leafErr == nil && now.After(leaf.NotAfter) {
 		return nil, fmt.Errorf("the node's own certificate ended on %s: on a running node, charon token create %s --recertify; here, charon node recertify",

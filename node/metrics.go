@@ -28,6 +28,8 @@ type metrics struct {
 	replays     *prometheus.CounterVec // scope
 	dropped     *prometheus.CounterVec // reason
 	lockouts    prometheus.Counter
+	diverged    prometheus.Gauge
+	disputed    prometheus.Gauge
 	commit      *prometheus.HistogramVec // group
 	replayWait  prometheus.Histogram
 	storeLogs   *prometheus.HistogramVec // group
@@ -105,11 +107,13 @@ func newMetrics(version string) *metrics {
 	m.removals = prometheus.NewCounter(prometheus.CounterOpts{Name: "charon_nodes_removed_total", Help: "Dead nodes that this node, as leader, removed by itself."})
 	m.registry.MustRegister(m.silence, m.removals)
 	m.quorum = newQuorumMetrics(m.registry)
+	m.diverged = prometheus.NewGauge(prometheus.GaugeOpts{Name: "charon_state_diverged", Help: "1 while this node's state differs from what a majority has: it serves no more until it is rebuilt."})
+	m.disputed = prometheus.NewGauge(prometheus.GaugeOpts{Name: "charon_state_disputed", Help: "1 while the nodes' states differ and no majority has one alike."})
 	m.lockouts = prometheus.NewCounter(prometheus.CounterOpts{Name: "charon_lockouts_total", Help: "AS requests refused because the client is locked out."})
 	m.replayWait = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "charon_replay_wait_seconds", Help: "From handing a proof to the shared replay cache to its verdict.", Buckets: fastBuckets})
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "charon_build_info", Help: "1, labelled by what runs."}, []string{"version", "goversion"})
 	build.WithLabelValues(version, runtime.Version()).Set(1)
-	m.registry.MustRegister(m.lockouts, m.replayWait, m.replayState, m.leader, build,
+	m.registry.MustRegister(m.lockouts, m.diverged, m.disputed, m.replayWait, m.replayState, m.leader, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

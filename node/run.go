@@ -50,6 +50,10 @@ type RunOptions struct {
 	Logger  *slog.Logger
 	// FeatureLevelMax holds the node back to a lower feature level than the release's. For tests of mixed clusters. 0: no.
 	FeatureLevelMax uint32
+	// Rebuild: before anything else the states of both groups are fetched from another node; RebuildFrom are the peer addresses to ask, empty for
+	// those that this node has known last.
+	Rebuild     bool
+	RebuildFrom []string
 	// Reopen asks for the audit file to be opened again (SIGHUP). May be nil.
 	Reopen <-chan struct{}
 }
@@ -102,6 +106,11 @@ func Run(ctx context.Context, o RunOptions) error {
 	s := &server{
 		o: o, c: o.Config, log: o.Logger, metrics: newMetrics(o.Version), rates: newRates(), latencies: newLatencies(), begun: time.Now(),
 		removed: make(chan struct{}), failed: make(chan error, 8),
+	}
+	if o.Rebuild {
+		if err := s.rebuild(ctx); err != nil {
+			return fmt.Errorf("rebuilding this node's state: %w", err)
+		}
 	}
 	if err := s.open(); err != nil {
 		return errors.Join(err, s.abandon())
@@ -174,6 +183,7 @@ func (s *server) open() error {
 	if s.creds, err = loadCredentials(s.c.Dir, wallclock.Now()); err != nil {
 		return err
 	}
+	mendCA(s.c.Dir, s.creds, s.log)
 	if s.ring, err = masterkey.Load(s.c.MasterKeyPath()); err != nil {
 		return err
 	}
@@ -227,9 +237,13 @@ func (s *server) openStore() error {
 	conf.FeatureLevelMax = s.o.FeatureLevelMax
 	conf.Keys = masterkey.NewFile(s.c.MasterKeyPath(), s.ring, s.c.masterKeyFixed())
 	conf.Observe.NodeRemoved = s.nodeRemoved
+	conf.Observe.StateDiverged, conf.Observe.StateDispute = s.strayed, s.disputed
 	s.store, err = raftstore.Open(conf)
 	if err != nil {
 		return fmt.Errorf("opening the replicated store: %w", err)
+	}
+	if s.store.Diverged() != "" {
+		s.metrics.diverged.Set(1)
 	}
 	if id := s.store.Self().ID; id != peer.NodeID(s.creds.Node) {
 		return fmt.Errorf("the certificate in %s is for node %x, the state is node %v's: parts of two data directories are mixed", s.c.Dir, s.creds.Node, id)
@@ -327,7 +341,7 @@ func (s *server) openAdmin() error {
 	s.api, err = adminapi.New(adminapi.Config{
 		Store: s.store, Reader: s.store.DB(), Sealer: s.ring, MasterKeys: s.store, Forwarder: s.store.Forward(), Activity: s.store.Proofs(), Backups: s.backup,
 		NodeName: s.creds.Name, PeerAddress: adv, Version: s.o.Version, Stats: s.stats, Now: s.store.Now, Rand: rand.Reader,
-		Logger: s.log, Audit: auditAdmin, OwnUID: uint32(os.Geteuid()), Doctor: &diagnosis{s},
+		Logger: s.log, Audit: auditAdmin, OwnUID: uint32(os.Geteuid()), Doctor: &diagnosis{s}, Diverged: s.store.Diverged,
 	})
 	if err != nil {
 		return err

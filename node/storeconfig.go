@@ -25,6 +25,7 @@ func (c *Config) storeConfig(creds *ownCert, ring *masterkey.Ring, ln net.Listen
 			Heartbeat: factor * heartbeat, Lease: factor * lease, PromoteAfter: c.Raft.PromoteAfter.Duration,
 		},
 		RefuseWithoutQuorum: c.KDC.WithoutQuorum == withoutQuorumRefuse, StaleLimit: c.KDC.StaleLimit.Duration, AsyncReplay: c.KDC.Replay == replayAsync,
+		ScrubInterval: c.Raft.ScrubInterval.Duration, ScrubRate: c.Raft.ScrubRate << 20, Fatal: fatal,
 		ClockSkew: c.KDC.ClockSkew.Duration, Now: wallclock.Now, Logger: log, Observe: o,
 	}
 }

@@ -127,7 +127,7 @@ func startJoined(cmd *cobra.Command, cfg *node.Config, path, name string) error 
 	}()
 	level, err := heldLevel(cmd)
 	if err == nil {
-		err = runServer(ctx, cfg, level, cmd.ErrOrStderr())
+		err = runServer(ctx, node.RunOptions{Config: cfg, FeatureLevelMax: level}, cmd.ErrOrStderr())
 	}
 	cancel()
 	<-watched

@@ -181,6 +181,7 @@ const (
 	exitConflict = 4 // something else is there, or it changed meanwhile
 	exitNotDone  = 5 // no quorum or no node to talk to: nothing was done
 	exitUnknown  = 6 // it may have been done: the same line with the request id it prints tells
+	exitDamaged  = 7 // charon server: the data directory is damaged; to start it again as it is helps nobody
 )
 
 // codedError is an error that knows its exit code. An empty text prints nothing.

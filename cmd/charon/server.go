@@ -18,7 +18,8 @@ import (
 
 func newServerCommand() *cobra.Command {
 	var config, recoverFrom string
-	var waive, compact bool
+	var waive, compact, rebuild bool
+	var rebuildFrom []string
 	c := &cobra.Command{
 		Use:   "server",
 		Short: "run this host's node",
@@ -29,7 +30,10 @@ SIGTERM drains: readiness goes, leadership is handed over, requests in work are 
 
 With --recover or --compact-log it works on the data directory of a stopped node, and ends. --recover makes a realm of the nodes that are left after a
 majority was lost for good: charon node survivors makes the list, every survivor is given the same one, and none may run meanwhile
-(docs/cluster.md).`,
+(docs/cluster.md).
+
+A node whose state is damaged, or differs from the other nodes', says so and does not serve. With --rebuild it fetches the state from another node
+first; it stays who it is, with its log and its votes (docs/integrity.md).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(config)
@@ -48,14 +52,19 @@ majority was lost for good: charon node survivors makes the list, every survivor
 			if err != nil {
 				return err
 			}
-			return runServer(cmd.Context(), cfg, level, cmd.ErrOrStderr())
+			if len(rebuildFrom) > 0 && !rebuild {
+				return usage(cmd, "--rebuild-from goes with --rebuild")
+			}
+			return runServer(cmd.Context(), node.RunOptions{Config: cfg, FeatureLevelMax: level, Rebuild: rebuild, RebuildFrom: rebuildFrom}, cmd.ErrOrStderr())
 		},
 	}
 	c.Flags().StringVar(&config, "config", "", "configuration file (default: the first of "+fmt.Sprint(node.ConfigPaths)+" that is there)")
 	c.Flags().StringVar(&recoverFrom, "recover", "", "file: recover this stopped node by that list of survivors, and end")
 	c.Flags().BoolVar(&waive, "waive-replay-epoch", false, "with --recover: give service tickets at once, though what a lost node accepted can then be replayed")
 	c.Flags().BoolVar(&compact, "compact-log", false, "make this stopped node's log files smaller, and end")
-	c.MarkFlagsMutuallyExclusive("recover", "compact-log")
+	c.Flags().BoolVar(&rebuild, "rebuild", false, "fetch the realm's and the replay cache's state from another node in the place of this one's, then run")
+	c.Flags().StringSliceVar(&rebuildFrom, "rebuild-from", nil, "with --rebuild: peer address (host:port) of the node to fetch from, where this one does not know any more; may be repeated")
+	c.MarkFlagsMutuallyExclusive("recover", "compact-log", "rebuild")
 	addHoldFlag(c)
 	return c
 }
@@ -119,7 +128,7 @@ func loadConfig(path string) (*node.Config, error) {
 }
 
 // runServer runs the node until a signal. A second one ends the process at once.
-func runServer(ctx context.Context, cfg *node.Config, level uint32, stderr io.Writer) error {
+func runServer(ctx context.Context, o node.RunOptions, stderr io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	signals := make(chan os.Signal, 4)
@@ -141,7 +150,12 @@ func runServer(ctx context.Context, cfg *node.Config, level uint32, stderr io.Wr
 			}
 		}
 	}()
-	return node.Run(ctx, node.RunOptions{Config: cfg, Version: version, Logger: newLogger(cfg, stderr), Reopen: reopen, FeatureLevelMax: level})
+	o.Version, o.Logger, o.Reopen = version, newLogger(o.Config, stderr), reopen
+	err := node.Run(ctx, o)
+	if node.IsDamage(err) {
+		return coded(exitDamaged, "%v", err)
+	}
+	return err
 }
 
 func newLogger(cfg *node.Config, w io.Writer) *slog.Logger {

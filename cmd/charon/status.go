@@ -78,6 +78,7 @@ func printStatus(w io.Writer, st *adminv1.GetStatusResponse, now time.Time) erro
 		}
 	}
 	printUnshared(w, st)
+	printStates(w, st)
 	if st.GetCounted() {
 		fmt.Fprintf(w, "Principals %d   locked %d   expiring in 30 d %d   RC4 allowed %d   ", st.GetPrincipals(), st.GetLocked(), st.GetExpiring_30D(), st.GetRc4Allowed())
 	}
@@ -88,6 +89,18 @@ func printStatus(w io.Writer, st *adminv1.GetStatusResponse, now time.Time) erro
 		}
 	}
 	return nil
+}
+
+// printStates tells of states that differ.
+func printStates(w io.Writer, st *adminv1.GetStatusResponse) {
+	for _, n := range st.GetNodes() {
+		if why := n.GetDiverged(); why != "" {
+			fmt.Fprintf(w, "STATE DIFFERS on %s, which serves no more: %s; there: charon server --rebuild\n", n.GetNode().GetName(), why)
+		}
+	}
+	if what := st.GetStateDispute(); what != "" {
+		fmt.Fprintf(w, "STATES DIFFER: %s (docs/integrity.md)\n", what)
+	}
 }
 
 // lastBackup is when the newest backup was written, and whether what is on the disk was read again since.

@@ -3,7 +3,10 @@ package masterkey
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -15,8 +18,15 @@ import (
 	"strings"
 )
 
-// The file: a heading line, one "VERSION BASE64" line a key, ascending. Which of them is in use the realm's state says.
-const heading = "charon-master-key 1"
+// The file: a heading line, one "VERSION BASE64 CHECK" line a key, ascending. Which of them is in use the realm's state says. CHECK is the key check
+// value, 8 hex digits: a key with a flipped bit would not open anything, and what it seals nobody else could.
+const heading = "charon-master-key 2"
+
+// checkValue of a key, which tells nothing of it that helps to guess 32 random bytes.
+func checkValue(version uint32, raw [keySize]byte) string {
+	d := sha256.Sum256(append(binary.BigEndian.AppendUint32([]byte("charon master key check"), version), raw[:]...))
+	return hex.EncodeToString(d[:4])
+}
 
 // fileMax bounds what Load reads.
 const fileMax = 16 << 10
@@ -32,7 +42,7 @@ func text(keys map[uint32]*entry) []byte {
 	var b bytes.Buffer
 	b.WriteString(heading + "\n")
 	for _, v := range slices.Sorted(maps.Keys(keys)) {
-		fmt.Fprintf(&b, "%d %s\n", v, base64.StdEncoding.EncodeToString(keys[v].raw[:]))
+		fmt.Fprintf(&b, "%d %s %s\n", v, base64.StdEncoding.EncodeToString(keys[v].raw[:]), checkValue(v, keys[v].raw))
 	}
 	return b.Bytes()
 }
@@ -75,10 +85,11 @@ func Parse(text []byte) (*Ring, error) {
 // parseLine never puts the line's content into an error: it is a secret.
 func parseLine(s string) (uint32, [keySize]byte, error) {
 	var raw [keySize]byte
-	v, k, ok := strings.Cut(s, " ")
-	if !ok {
-		return 0, raw, errors.New("want VERSION BASE64")
+	fields := strings.Split(s, " ")
+	if len(fields) != 3 {
+		return 0, raw, errors.New("want VERSION BASE64 CHECK")
 	}
+	v, k, check := fields[0], fields[1], fields[2]
 	version, err := strconv.ParseUint(v, 10, 32)
 	if err != nil || version == 0 {
 		return 0, raw, errors.New("version is not a positive number")
@@ -88,6 +99,9 @@ func parseLine(s string) (uint32, [keySize]byte, error) {
 		return 0, raw, fmt.Errorf("key is not %d bytes of base64", keySize)
 	}
 	copy(raw[:], b)
+	if checkValue(uint32(version), raw) != check {
+		return 0, raw, errors.New("the key check value is wrong: the file is damaged; copy it from another node")
+	}
 	return uint32(version), raw, nil
 }
 

@@ -129,18 +129,36 @@ func TestFile(t *testing.T) {
 
 func TestParseRefuses(t *testing.T) {
 	k := "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
-	if r, err := Parse([]byte(heading + "\n1 " + k + "\n4 " + k + "\n")); err != nil || r.Current() != 4 || fmt.Sprint(r.Versions()) != "[1 4]" {
+	var raw [keySize]byte
+	for i := range raw {
+		raw[i] = byte(i)
+	}
+	line := func(version uint32) string { return fmt.Sprintf("%d %s %s", version, k, checkValue(version, raw)) }
+	if r, err := Parse([]byte(heading + "\n" + line(1) + "\n" + line(4) + "\n")); err != nil || r.Current() != 4 || fmt.Sprint(r.Versions()) != "[1 4]" {
 		t.Fatalf("two versions: %v", err)
 	}
 	for _, text := range []string{
-		"", "charon-master-key 2\n1 " + k, heading, heading + "\n0 " + k, heading + "\n1", heading + "\n1 " + k[:40],
-		heading + "\n2 " + k + "\n1 " + k, heading + "\n1 " + k + "\n1 " + k, heading + "\nx " + k,
-		heading + "\n4294967296 " + k, strings.Repeat("x", fileMax+1),
+		"", "charon-master-key 1\n" + line(1), heading, heading + "\n" + line(0), heading + "\n1", heading + "\n" + line(1)[:40],
+		heading + "\n" + line(2) + "\n" + line(1), heading + "\n" + line(1) + "\n" + line(1), heading + "\nx" + line(1)[1:],
+		heading + "\n4294967296" + line(1)[1:], strings.Repeat("x", fileMax+1), heading + "\n1 " + k, heading + "\n2" + line(1)[1:],
 	} {
 		if _, err := Parse([]byte(text)); err == nil {
 			t.Errorf("parsed %q", text)
 		} else if strings.Contains(err.Error(), k[:20]) {
 			t.Errorf("the error holds the key: %v", err)
+		}
+	}
+}
+
+// One flipped bit of the file is refused, or changes no key.
+func TestFlippedBitsOfTheFile(t *testing.T) {
+	r := ring(t)
+	text := r.Text()
+	for bit := range 8 * len(text) {
+		b := bytes.Clone(text)
+		b[bit/8] ^= 1 << (bit % 8)
+		if got, err := Parse(b); err == nil && !bytes.Equal(got.Text(), text) {
+			t.Errorf("bit %d: another key is read", bit)
 		}
 	}
 }
