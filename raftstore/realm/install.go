@@ -79,7 +79,7 @@ func Replace(path string, opts Options, r io.Reader) (SnapshotInfo, error) {
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
-	st, err := opts.load(b, r)
+	st, err := opts.load(b, tmp, r)
 	if err == nil {
 		err = (&DB{path: path, opts: opts}).moveIn(b, tmp)
 	}
