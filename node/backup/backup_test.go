@@ -510,3 +510,23 @@ func peakHeap(t *testing.T, f func() error) uint64 {
 		}
 	}
 }
+
+// Any bytes are refused with a reason, or are a backup; memory follows what has arrived.
+func FuzzVerify(f *testing.F) {
+	x := newFixture(f)
+	b := x.save()
+	_, front, err := ReadHeader(bytes.NewReader(b))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add(front)
+	f.Add(b[:len(magic)+8])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, err := Verify(bytes.NewReader(b), x.kit)
+		_, foreign := errors.AsType[*ForeignError](err)
+		if err != nil && !foreign && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrNotBackup) && !errors.Is(err, ErrTooNew) && !errors.Is(err, ErrSealed) {
+			t.Fatal(err)
+		}
+	})
+}
