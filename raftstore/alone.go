@@ -158,15 +158,15 @@ func (r *reported) add(p replay.Proof) (isNew bool) {
 	return true
 }
 
-// cutOff tells whether this node has had no leader or no verdict for CutOff.
+// cutOff tells whether this node has had no leader or no verdict for CutOff, in which it ran.
 func (s *Store) cutOff() bool {
-	return s.started.Load() && (s.lease.silence() >= s.cfg.Timing.CutOff || s.proofs.cutOff())
+	return s.started.Load() && (s.lease.lost.Load() || s.proofs.cutOff())
 }
 
 // LostQuorum tells whether no leader of the realm is known and none was heard of for CutOff: no election is about to end this, and no
 // change can be made.
 func (s *Store) LostQuorum() bool {
-	return s.started.Load() && s.realm.leader() == "" && s.lease.silence() >= s.cfg.Timing.CutOff
+	return s.started.Load() && s.realm.leader() == "" && s.lease.lost.Load()
 }
 
 // Service is how this node answers port 88 now, and why.

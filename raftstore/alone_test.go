@@ -71,7 +71,7 @@ func (c *cluster) waitCutOff(n *testNode) {
 	c.t.Helper()
 	c.waitFor(n.name+" to be cut off", func() bool {
 		s, _ := n.store.Service()
-		return s != ServiceNormal && n.store.proofs.cutOff() && n.store.lease.silence() > n.store.cfg.Timing.CutOff
+		return s != ServiceNormal && n.store.proofs.cutOff() && n.store.lease.lost.Load()
 	})
 }
 
@@ -360,6 +360,32 @@ func TestLostTrack(t *testing.T) {
 	}
 	c.nodes[1].start(nil)
 	c.waitFor("service with a quorum", func() bool { v, err := n.tgs("with others", "first"); return err == nil && accepted(v) })
+}
+
+// A process that was stopped for a minute has not been cut off for a minute.
+func TestPauseIsNoPartition(t *testing.T) {
+	begun := time.Now()
+	r := running{pause: time.Second, last: begun}
+	at := func(d time.Duration) time.Time { return begun.Add(d) }
+	for d := time.Duration(0); d <= 4*time.Second; d += 50 * time.Millisecond {
+		r.tick(at(d))
+	}
+	if got := r.since(at(time.Second)); got != 3*time.Second {
+		t.Errorf("%v without a contact, want 3s", got)
+	}
+	r.tick(at(64 * time.Second))
+	if got := r.since(at(time.Second)); got != 0 {
+		t.Errorf("%v without a contact at the moment of waking", got)
+	}
+	for d := 64 * time.Second; d <= 67*time.Second; d += 50 * time.Millisecond {
+		r.tick(at(d))
+	}
+	if got := r.since(at(time.Second)); got != 3*time.Second {
+		t.Errorf("%v without a contact three seconds after waking", got)
+	}
+	if got := r.since(at(66 * time.Second)); got != time.Second {
+		t.Errorf("%v since a contact a second ago", got)
+	}
 }
 
 // A change without a quorum is refused at once, and certainly not made.

@@ -23,6 +23,8 @@ type lease struct {
 	grant atomic.Pointer[grant]
 	// contact is when a leader was last heard of.
 	contact atomic.Pointer[time.Time]
+	// lost: this process has run for CutOff and not heard of one.
+	lost atomic.Bool
 }
 
 type grant struct {
@@ -69,7 +71,7 @@ func (l *lease) catchUp(ctx context.Context) error {
 		if g := l.grant.Load(); g != nil && g.asked.After(begun) {
 			return l.s.applied.wait(ctx, g.index)
 		}
-		if l.silence() >= l.s.cfg.Timing.CutOff {
+		if l.lost.Load() {
 			return ErrNoQuorum // it would be a wait for nothing
 		}
 		select {
@@ -82,9 +84,6 @@ func (l *lease) catchUp(ctx context.Context) error {
 
 // age of the last contact with a leader, that of an earlier process included; unheard or more if there is none on record.
 func (l *lease) age() time.Duration { return time.Since(*l.contact.Load()) }
-
-// silence is how long this process has not heard of a leader.
-func (l *lease) silence() time.Duration { return min(l.age(), time.Since(l.s.begun)) }
 
 // known is age, or negative if there is none.
 func (l *lease) known() time.Duration {
@@ -120,6 +119,7 @@ func (l *lease) renew(ctx context.Context) {
 	}
 	now := time.Now()
 	l.contact.Store(&now)
+	l.lost.Store(false)
 	l.grant.Store(&grant{asked: asked, wall: wall, until: asked.Add(l.s.cfg.Timing.Fresh), index: index})
 }
 

@@ -255,15 +255,18 @@ func (p *proofs) watch(ctx context.Context) {
 	limit := p.s.cfg.Timing.CutOff
 	t := time.NewTicker(max(limit/60, 5*time.Millisecond))
 	defer t.Stop()
+	ran := running{pause: limit / 3, last: time.Now()}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
+		ran.tick(time.Now())
+		p.s.lease.lost.Store(ran.since(*p.s.lease.contact.Load()) >= limit)
 		p.mu.Lock()
-		lost := !p.up && time.Since(p.upAt) >= limit
-		if oldest := p.oldest(); oldest != nil && time.Since(oldest.at) >= limit {
+		lost := !p.up && ran.since(p.upAt) >= limit
+		if oldest := p.oldest(); oldest != nil && ran.since(oldest.at) >= limit {
 			lost = true
 		}
 		was := p.state
@@ -282,6 +285,27 @@ func (p *proofs) watch(ctx context.Context) {
 			p.s.cfg.Logger.Error("removing the journal of what was accepted without a quorum", "err", err)
 		}
 	}
+}
+
+// running tells for how long this process has run. Time in which it did not says nothing of the others: one that was stopped must not wake up and decide alone.
+type running struct {
+	pause       time.Duration // ticks that lie further apart than this have a pause between them
+	last, awake time.Time     // the last tick, and the first one after the last pause
+}
+
+func (r *running) tick(now time.Time) {
+	if r.awake.IsZero() || now.Sub(r.last) > r.pause {
+		r.awake = now
+	}
+	r.last = now
+}
+
+// since is how long ago at was, or the last pause if that is later, as of the last tick.
+func (r *running) since(at time.Time) time.Duration {
+	if at.Before(r.awake) {
+		at = r.awake
+	}
+	return r.last.Sub(at)
 }
 
 // oldest pending; mu is held.

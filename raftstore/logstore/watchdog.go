@@ -2,6 +2,7 @@ package logstore
 
 import (
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -9,10 +10,9 @@ import (
 // and the library keeps a wrong last index. So is a write that does not end: heartbeats do not touch the disk, so a leader
 // whose disk hangs would keep its leadership and the cluster would stop (raft issue 503).
 func (s *Store) write(what string, f func() error) error {
-	stall := time.AfterFunc(s.opts.StallLimit, func() {
+	defer afterRunning(s.opts.StallLimit, func() {
 		s.opts.Fatal(fmt.Errorf("%s raft log %s takes more than %v: the disk stalls", what, s.path, s.opts.StallLimit))
-	})
-	defer stall.Stop()
+	})()
 	if s.opts.Slow != nil {
 		slow := time.AfterFunc(slowAfter, s.opts.Slow)
 		defer slow.Stop()
@@ -21,6 +21,37 @@ func (s *Store) write(what string, f func() error) error {
 		return s.fatal(what, err)
 	}
 	return nil
+}
+
+// runningSteps is in how many steps afterRunning counts.
+const runningSteps = 10
+
+// afterRunning calls f when this process has run for d, unless stop is called before. A process that was stopped, or whose machine was paused, in the
+// middle of a write has no slow disk: its stop counts as one step.
+func afterRunning(d time.Duration, f func()) (stop func()) {
+	var mu sync.Mutex
+	var t *time.Timer
+	left := runningSteps
+	mu.Lock()
+	defer mu.Unlock()
+	t = time.AfterFunc(d/runningSteps, func() {
+		mu.Lock()
+		left--
+		over := left == 0
+		if left > 0 {
+			t.Reset(d / runningSteps)
+		}
+		mu.Unlock()
+		if over {
+			f()
+		}
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		left = 0
+		t.Stop()
+	}
 }
 
 func (s *Store) fatal(what string, err error) error {
