@@ -56,10 +56,27 @@ func (s *Server) tgs(ctx context.Context, q *request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if now.client == f.client && now.server == f.server && now.secondClient == f.secondClient {
+	if now.headerServer, err = s.stillOpens(q, h); err != nil {
+		return nil, err
+	}
+	if now.client == f.client && now.server == f.server && now.secondClient == f.secondClient && now.headerServer == f.headerServer {
 		return reply, nil
 	}
 	return s.issueTGS(q, h, now)
+}
+
+// stillOpens is whom the header ticket is for, and refuses it when the key that opened it was taken away since. It looks after the keys of what is issued
+// were read: else a ticket under a revoked key of the TGS, caught at the right moment, would be changed into one under the new key.
+func (s *Server) stillOpens(q *request, h *tgsHeader) (*kdb.Principal, error) {
+	server, _, err := s.lookUp(h.ticket.Realm, h.ticket.SName)
+	if err == nil && server == h.server {
+		return server, nil
+	}
+	now := &tgsHeader{ticket: h.ticket}
+	if err := s.openHeaderTicket(q, now); err != nil {
+		return nil, err
+	}
+	return now.server, nil
 }
 
 func (s *Server) issueTGS(q *request, h *tgsHeader, f *tgsFacts) ([]byte, error) {
