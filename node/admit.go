@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
@@ -83,11 +84,21 @@ func (d *doorkeeper) Admit(ctx context.Context, n *statev1.Node, pub crypto.Publ
 	case err != nil:
 		return nil, &join.RetryError{Err: err}
 	}
-	nodes, err := d.store.DB().Nodes()
+	// The staged version is left out: that is for nodes that still have their record when they are asked to store it.
+	keys := d.ring.TextInUse()
+	nodes, err := d.store.DB().Nodes() // after the keys: it knows of every removal from before they were in use
 	if err != nil {
 		return nil, err
 	}
-	return d.grant(n, pub, hosts, nodes)
+	if !slices.ContainsFunc(nodes, func(m *statev1.Node) bool { return bytes.Equal(m.GetId(), n.GetId()) }) {
+		return nil, &join.RefusedError{Why: n.GetName() + " was removed"}
+	}
+	g, err := d.grant(n, pub, hosts, nodes)
+	if err != nil {
+		return nil, err
+	}
+	g.MasterKey = keys
+	return g, nil
 }
 
 // Recertify gives no master key: the node has it, or is to be made anew.
@@ -101,14 +112,10 @@ func (d *doorkeeper) Recertify(ctx context.Context, n *statev1.Node, pub crypto.
 	case r.GetCode() != statev1.Code_CODE_OK:
 		return nil, &join.RefusedError{Why: r.GetMessage()}
 	}
-	g, err := d.grant(n, pub, hosts, nil)
-	if err != nil {
-		return nil, err
-	}
-	g.MasterKey = nil
-	return g, nil
+	return d.grant(n, pub, hosts, nil)
 }
 
+// grant has everything but the master key.
 func (d *doorkeeper) grant(n *statev1.Node, pub crypto.PublicKey, hosts []string, nodes []*statev1.Node) (*join.Grant, error) {
 	cl, err := d.store.DB().Cluster()
 	if err != nil {
@@ -125,7 +132,7 @@ func (d *doorkeeper) grant(n *statev1.Node, pub crypto.PublicKey, hosts []string
 		return nil, err
 	}
 	g := &join.Grant{
-		ClusterID: cl.GetId(), Realm: cl.GetDefaultRealm(), Name: n.GetName(), Certificate: cert, Authority: authority.Cert.Raw, MasterKey: d.ring.Text(),
+		ClusterID: cl.GetId(), Realm: cl.GetDefaultRealm(), Name: n.GetName(), Certificate: cert, Authority: authority.Cert.Raw,
 	}
 	for _, m := range nodes {
 		if !bytes.Equal(m.GetId(), n.GetId()) {

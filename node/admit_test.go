@@ -5,10 +5,13 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/charon-kdc/charon/adminapi/jointoken"
+	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
 	"github.com/charon-kdc/charon/node/join"
 	"github.com/charon-kdc/charon/node/pki"
 	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
@@ -144,4 +147,27 @@ func TestTokenOfARunningNodeIsClosed(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A version of the master key that is staged goes to nodes that confirm it, and not to whoever asks to be let in.
+func TestJoinerIsNotGivenAStagedMasterKey(t *testing.T) {
+	c := testConfig(t)
+	initNode(t, c, "kdc1")
+	path := filepath.Join(c.Dir, masterKeyFile)
+	ring, err := masterkey.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := masterkey.NewFile(path, ring, "").Put(2, make([]byte, 32)); err != nil {
+		t.Fatal(err)
+	}
+	n1 := runNode(t, c)
+	n1.waitReady()
+	g, err := stranger(t, n1.token("kdc2"), "kdc2").Join(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := masterkey.Parse(g.MasterKey); err != nil || !slices.Equal(r.Versions(), []uint32{1}) {
+		t.Errorf("given %v, %v", r.Versions(), err)
+	}
 }

@@ -31,11 +31,20 @@ func checkValue(version uint32, raw [keySize]byte) string {
 // fileMax bounds what Load reads.
 const fileMax = 16 << 10
 
-// Text is the ring as its file holds it. It is the secret itself: for the file and for the join channel only.
+// Text is the ring as its file holds it. It is the secret itself: for the file and for backups only.
 func (r *Ring) Text() []byte {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return text(r.keys)
+}
+
+// TextInUse is Text without the versions above the one in use: for the join channel only.
+func (r *Ring) TextInUse() []byte {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	keys := maps.Clone(r.keys)
+	maps.DeleteFunc(keys, func(v uint32, _ *entry) bool { return v > r.current })
+	return text(keys)
 }
 
 func text(keys map[uint32]*entry) []byte {

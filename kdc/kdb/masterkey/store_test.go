@@ -65,6 +65,9 @@ func TestFilePut(t *testing.T) {
 	if err := f.Drop(2); err == nil {
 		t.Error("the version in use was dropped")
 	}
+	if r, err := Parse(f.Ring().TextInUse()); err != nil || fmt.Sprint(r.Versions()) != "[1]" {
+		t.Errorf("for a joiner: %v", err)
+	}
 	if err := f.Ring().Use(2); err != nil {
 		t.Fatal(err)
 	}
