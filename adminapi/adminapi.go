@@ -8,6 +8,7 @@ package adminapi
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"io"
 	"log/slog"
@@ -131,6 +132,8 @@ type Config struct {
 	// PeerAddress is host:port that a join token leads to.
 	PeerAddress string
 	Version     string
+	// IssueAdmin certifies an admin client's public key under a name, by the admin authority: DER. Nil: this node can't.
+	IssueAdmin func(name string, pub crypto.PublicKey) ([]byte, error)
 	// Stats is what this node measured of itself. It must not block. Nil: nothing is known.
 	Stats func() *adminv1.NodeStats
 	// Now is the cluster's time, by which deadlines in the state are made and held; Rand makes keys and ids.

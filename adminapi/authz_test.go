@@ -156,6 +156,10 @@ var matrix = []struct {
 		_, err := b.rotation().RetireMasterKeys(ctx, &adminv1.RetireMasterKeysRequest{RequestId: b.fresh()})
 		return err
 	}},
+	{what: "admin certificate", need: []string{"cluster", "role"}, global: true, call: func(b *bench, ctx context.Context) error {
+		_, err := b.cluster().IssueAdminCertificate(ctx, &adminv1.IssueAdminCertificateRequest{Name: "somebody"})
+		return err
+	}},
 	{what: "token revoke", need: []string{"cluster"}, global: true, call: func(b *bench, ctx context.Context) error {
 		_, err := b.cluster().RevokeToken(ctx, &adminv1.RevokeTokenRequest{RequestId: b.fresh(), Id: make([]byte, 8)})
 		return err

@@ -79,7 +79,9 @@ var rules = map[string]rule{
 	api + "Cluster/TransferLeadership": {verbs: []Verb{VerbCluster}, leader: true},
 	api + "Cluster/CreateToken":        {verbs: []Verb{VerbCluster}, leader: true},
 	api + "Cluster/ListTokens":         {verbs: []Verb{VerbCluster}},
-	api + "Cluster/RevokeToken":        {verbs: []Verb{VerbCluster}, leader: true},
+	// The handler decides: a client's own name takes no right.
+	api + "Cluster/IssueAdminCertificate": {verbs: []Verb{verbAny}, leader: true},
+	api + "Cluster/RevokeToken":           {verbs: []Verb{VerbCluster}, leader: true},
 
 	api + "Rotation/RotateKrbtgt":     {verbs: []Verb{VerbCluster}, leader: true},
 	api + "Rotation/RotateMasterKey":  {verbs: []Verb{VerbCluster}, leader: true},

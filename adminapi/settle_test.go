@@ -43,7 +43,7 @@ func TestEveryChangeIsEverywhere(t *testing.T) {
 	}
 	covered := map[string]bool{
 		// These change who is in the cluster; and a token's secret is for the call that made it, which must not lose it to a slow node.
-		api + "Cluster/RemoveNode": true, api + "Cluster/TransferLeadership": true, api + "Cluster/CreateToken": true,
+		api + "Cluster/RemoveNode": true, api + "Cluster/TransferLeadership": true, api + "Cluster/IssueAdminCertificate": true, api + "Cluster/CreateToken": true,
 		// What nobody sees until it is active, and that waits for every node by itself.
 		api + "Rotation/RotateMasterKey": true,
 		// Goes on under a retry until it is at its end: rotation_test.go.

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"github.com/charon-kdc/charon/adminapi"
 	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
 	"github.com/charon-kdc/charon/node/pki"
+	"github.com/charon-kdc/charon/node/wallclock"
 	peerv1 "github.com/charon-kdc/charon/proto/charon/peer/v1"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore"
@@ -154,4 +156,13 @@ func checkHosts(hosts []string) error {
 		}
 	}
 	return nil
+}
+
+// issueAdmin certifies an admin client's key.
+func (s *server) issueAdmin(name string, pub crypto.PublicKey) ([]byte, error) {
+	authority, err := loadAuthority(s.store.DB(), s.ring, pki.Admins)
+	if err != nil {
+		return nil, err
+	}
+	return authority.IssueAdmin(rand.Reader, wallclock.Now(), pub, s.creds.Cluster, name)
 }

@@ -340,7 +340,8 @@ func (s *server) openAdmin() error {
 	s.backup = s.newBackups()
 	s.api, err = adminapi.New(adminapi.Config{
 		Store: s.store, Reader: s.store.DB(), Sealer: s.ring, MasterKeys: s.store, Forwarder: s.store.Forward(), Activity: s.store.Proofs(), Backups: s.backup,
-		NodeName: s.creds.Name, PeerAddress: adv, Version: s.o.Version, Stats: s.stats, Now: s.store.Now, Rand: rand.Reader,
+		IssueAdmin: s.issueAdmin,
+		NodeName:   s.creds.Name, PeerAddress: adv, Version: s.o.Version, Stats: s.stats, Now: s.store.Now, Rand: rand.Reader,
 		Logger: s.log, Audit: auditAdmin, OwnUID: uint32(os.Geteuid()), Doctor: &diagnosis{s}, Diverged: s.store.Diverged,
 	})
 	if err != nil {

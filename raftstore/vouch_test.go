@@ -6,7 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -157,8 +159,10 @@ func TestAllRestartAtOnce(t *testing.T) {
 // A member that lags does not know of the last start: its word is not taken while another may know better.
 func TestLaggingMemberDoesNotVouchAlone(t *testing.T) {
 	var died deaths
+	var wait atomic.Int64 // for those that do not answer
+	wait.Store(int64(100 * time.Millisecond))
 	c := newCluster(t, 3, func(cfg *Config) {
-		cfg.Timing.VouchWait = patience
+		cfg.Timing.VouchWait = time.Duration(wait.Load())
 		if cfg.Self.GetName() == "n1" {
 			cfg.Fatal = died.note
 		}
@@ -180,6 +184,7 @@ func TestLaggingMemberDoesNotVouchAlone(t *testing.T) {
 	n2.kill()
 
 	n1.dir = old
+	wait.Store(int64(2 * patience))
 	n3.start(nil)
 	n1.start(nil)
 	c.waitFor("an answer of n3", func() bool { return len(n1.store.askAll(t.Context())) > 0 })

@@ -86,6 +86,7 @@ func root() *cobra.Command {
 		newRoleCommand(),
 		newNodeCommand(),
 		newTokenCommand(),
+		newAdminCertCommand(),
 		newBackupCommand(),
 		newClientConfigCommand(),
 		newDNSRecordsCommand(),

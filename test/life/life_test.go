@@ -342,3 +342,38 @@ func TestLostQuorum(t *testing.T) {
 		}
 	}
 }
+
+// An admin client's certificate is issued, opens the admin port by TLS, and renews itself but no other.
+func TestAdminCertificate(t *testing.T) {
+	r := realm.Start(t, 1, "--principal", "alice="+password)
+	r.Ready(t)
+	dir := filepath.Join(realm.TempDir(t), "ops")
+	r.Charon(t, "admin-cert", "issue", "ops", "--out", dir)
+	if out, err := r.TryCharon("", "admin-cert", "issue", "ops", "--out", dir); err == nil || !strings.Contains(out, "--replace") {
+		t.Errorf("over the files that are there: %v %s", err, out)
+	}
+	r.Charon(t, "role", "grant", "cert:ops", "list", "inquire")
+	byTLS := func(args ...string) (string, error) {
+		return r.TryCharon(r.Nodes[0].Admin, append(args, "--identity", dir)...)
+	}
+	if out, err := byTLS("principal", "list"); err != nil || !strings.Contains(out, "alice") {
+		t.Errorf("by TLS: %v %s", err, out)
+	}
+	if out, err := byTLS("admin-cert", "issue", "root", "--out", filepath.Join(dir, "stolen")); err == nil || !strings.Contains(out, "cluster") {
+		t.Errorf("another's name: %v %s", err, out)
+	}
+	before, err := os.ReadFile(filepath.Join(dir, "ops.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := byTLS("admin-cert", "issue", "ops", "--out", dir, "--replace"); err != nil {
+		t.Errorf("its own name again: %v %s", err, out)
+	}
+	after, err := os.ReadFile(filepath.Join(dir, "ops.crt"))
+	if err != nil || string(before) == string(after) {
+		t.Errorf("not renewed: %v", err)
+	}
+	if out, err := byTLS("principal", "list"); err != nil {
+		t.Errorf("by the renewed one: %v %s", err, out)
+	}
+}

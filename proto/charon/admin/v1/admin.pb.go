@@ -5160,6 +5160,126 @@ func (x *ListTokensResponse) GetNextPageToken() string {
 	return ""
 }
 
+type IssueAdminCertificateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // letters, digits, "-", "_", "."; at most 64
+	Csr           []byte                 `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"`   // DER, signed by the client's key; its names do not matter
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueAdminCertificateRequest) Reset() {
+	*x = IssueAdminCertificateRequest{}
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueAdminCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueAdminCertificateRequest) ProtoMessage() {}
+
+func (x *IssueAdminCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueAdminCertificateRequest.ProtoReflect.Descriptor instead.
+func (*IssueAdminCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *IssueAdminCertificateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *IssueAdminCertificateRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+type IssueAdminCertificateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Certificate   []byte                 `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`                          // DER
+	NodeAuthority []byte                 `protobuf:"bytes,3,opt,name=node_authority,json=nodeAuthority,proto3" json:"node_authority,omitempty"` // DER: what servers are held against
+	ExpiresAt     int64                  `protobuf:"varint,4,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueAdminCertificateResponse) Reset() {
+	*x = IssueAdminCertificateResponse{}
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueAdminCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueAdminCertificateResponse) ProtoMessage() {}
+
+func (x *IssueAdminCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueAdminCertificateResponse.ProtoReflect.Descriptor instead.
+func (*IssueAdminCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *IssueAdminCertificateResponse) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *IssueAdminCertificateResponse) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *IssueAdminCertificateResponse) GetNodeAuthority() []byte {
+	if x != nil {
+		return x.NodeAuthority
+	}
+	return nil
+}
+
+func (x *IssueAdminCertificateResponse) GetExpiresAt() int64 {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return 0
+}
+
 type RevokeTokenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RequestId     []byte                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -5170,7 +5290,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5182,7 +5302,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5195,7 +5315,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{69}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RevokeTokenRequest) GetRequestId() []byte {
@@ -5221,7 +5341,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5233,7 +5353,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5246,7 +5366,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{70}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *RevokeTokenResponse) GetMeta() *Meta {
@@ -5272,7 +5392,7 @@ type NodeStats struct {
 
 func (x *NodeStats) Reset() {
 	*x = NodeStats{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5284,7 +5404,7 @@ func (x *NodeStats) String() string {
 func (*NodeStats) ProtoMessage() {}
 
 func (x *NodeStats) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5297,7 +5417,7 @@ func (x *NodeStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStats.ProtoReflect.Descriptor instead.
 func (*NodeStats) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{71}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *NodeStats) GetAsPerSecond() float64 {
@@ -5357,7 +5477,7 @@ type GetNodeStatsRequest struct {
 
 func (x *GetNodeStatsRequest) Reset() {
 	*x = GetNodeStatsRequest{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5369,7 +5489,7 @@ func (x *GetNodeStatsRequest) String() string {
 func (*GetNodeStatsRequest) ProtoMessage() {}
 
 func (x *GetNodeStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5382,7 +5502,7 @@ func (x *GetNodeStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeStatsRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeStatsRequest) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{72}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{74}
 }
 
 type GetNodeStatsResponse struct {
@@ -5395,7 +5515,7 @@ type GetNodeStatsResponse struct {
 
 func (x *GetNodeStatsResponse) Reset() {
 	*x = GetNodeStatsResponse{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5407,7 +5527,7 @@ func (x *GetNodeStatsResponse) String() string {
 func (*GetNodeStatsResponse) ProtoMessage() {}
 
 func (x *GetNodeStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5420,7 +5540,7 @@ func (x *GetNodeStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeStatsResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeStatsResponse) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{73}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *GetNodeStatsResponse) GetMeta() *Meta {
@@ -5459,7 +5579,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5471,7 +5591,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5484,7 +5604,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{74}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *NodeStatus) GetNode() *Node {
@@ -5587,7 +5707,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5599,7 +5719,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5612,7 +5732,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{75}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *GetStatusRequest) GetBrief() bool {
@@ -5658,7 +5778,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5670,7 +5790,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5683,7 +5803,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{76}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *GetStatusResponse) GetMeta() *Meta {
@@ -5870,7 +5990,7 @@ type LastBackup struct {
 
 func (x *LastBackup) Reset() {
 	*x = LastBackup{}
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5882,7 +6002,7 @@ func (x *LastBackup) String() string {
 func (*LastBackup) ProtoMessage() {}
 
 func (x *LastBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_charon_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_charon_admin_v1_admin_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5895,7 +6015,7 @@ func (x *LastBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LastBackup.ProtoReflect.Descriptor instead.
 func (*LastBackup) Descriptor() ([]byte, []int) {
-	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{77}
+	return file_charon_admin_v1_admin_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *LastBackup) GetIndex() uint64 {
@@ -6424,7 +6544,16 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x12ListTokensResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x12.\n" +
 	"\x06tokens\x18\x02 \x03(\v2\x16.charon.admin.v1.TokenR\x06tokens\x12&\n" +
-	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"C\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"D\n" +
+	"\x1cIssueAdminCertificateRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03csr\x18\x02 \x01(\fR\x03csr\"\xb2\x01\n" +
+	"\x1dIssueAdminCertificateResponse\x12)\n" +
+	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12%\n" +
+	"\x0enode_authority\x18\x03 \x01(\fR\rnodeAuthority\x12\x1d\n" +
+	"\n" +
+	"expires_at\x18\x04 \x01(\x03R\texpiresAt\"C\n" +
 	"\x12RevokeTokenRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12\x0e\n" +
@@ -6537,7 +6666,7 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"RevokeRole\x12\".charon.admin.v1.RevokeRoleRequest\x1a#.charon.admin.v1.RevokeRoleResponse\x12R\n" +
 	"\tListRoles\x12!.charon.admin.v1.ListRolesRequest\x1a\".charon.admin.v1.ListRolesResponse\x12^\n" +
-	"\rGetPrivileges\x12%.charon.admin.v1.GetPrivilegesRequest\x1a&.charon.admin.v1.GetPrivilegesResponse2\xed\a\n" +
+	"\rGetPrivileges\x12%.charon.admin.v1.GetPrivilegesRequest\x1a&.charon.admin.v1.GetPrivilegesResponse2\xe5\b\n" +
 	"\aCluster\x12R\n" +
 	"\tGetStatus\x12!.charon.admin.v1.GetStatusRequest\x1a\".charon.admin.v1.GetStatusResponse\x12[\n" +
 	"\fGetNodeStats\x12$.charon.admin.v1.GetNodeStatsRequest\x1a%.charon.admin.v1.GetNodeStatsResponse\x12O\n" +
@@ -6551,7 +6680,8 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\vCreateToken\x12#.charon.admin.v1.CreateTokenRequest\x1a$.charon.admin.v1.CreateTokenResponse\x12U\n" +
 	"\n" +
 	"ListTokens\x12\".charon.admin.v1.ListTokensRequest\x1a#.charon.admin.v1.ListTokensResponse\x12X\n" +
-	"\vRevokeToken\x12#.charon.admin.v1.RevokeTokenRequest\x1a$.charon.admin.v1.RevokeTokenResponseB<Z:github.com/charon-kdc/charon/proto/charon/admin/v1;adminv1b\x06proto3"
+	"\vRevokeToken\x12#.charon.admin.v1.RevokeTokenRequest\x1a$.charon.admin.v1.RevokeTokenResponse\x12v\n" +
+	"\x15IssueAdminCertificate\x12-.charon.admin.v1.IssueAdminCertificateRequest\x1a..charon.admin.v1.IssueAdminCertificateResponseB<Z:github.com/charon-kdc/charon/proto/charon/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_charon_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -6566,99 +6696,101 @@ func file_charon_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_charon_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_charon_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
+var file_charon_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
 var file_charon_admin_v1_admin_proto_goTypes = []any{
-	(Consistency)(0),                   // 0: charon.admin.v1.Consistency
-	(KeyState)(0),                      // 1: charon.admin.v1.KeyState
-	(*Meta)(nil),                       // 2: charon.admin.v1.Meta
-	(*KeyInfo)(nil),                    // 3: charon.admin.v1.KeyInfo
-	(*Principal)(nil),                  // 4: charon.admin.v1.Principal
-	(*KeySalt)(nil),                    // 5: charon.admin.v1.KeySalt
-	(*NewKeys)(nil),                    // 6: charon.admin.v1.NewKeys
-	(*CreatePrincipalRequest)(nil),     // 7: charon.admin.v1.CreatePrincipalRequest
-	(*CreatePrincipalResponse)(nil),    // 8: charon.admin.v1.CreatePrincipalResponse
-	(*GetPrincipalRequest)(nil),        // 9: charon.admin.v1.GetPrincipalRequest
-	(*GetPrincipalResponse)(nil),       // 10: charon.admin.v1.GetPrincipalResponse
-	(*ListPrincipalsRequest)(nil),      // 11: charon.admin.v1.ListPrincipalsRequest
-	(*ListPrincipalsResponse)(nil),     // 12: charon.admin.v1.ListPrincipalsResponse
-	(*UpdatePrincipalRequest)(nil),     // 13: charon.admin.v1.UpdatePrincipalRequest
-	(*UpdatePrincipalResponse)(nil),    // 14: charon.admin.v1.UpdatePrincipalResponse
-	(*RenamePrincipalRequest)(nil),     // 15: charon.admin.v1.RenamePrincipalRequest
-	(*RenamePrincipalResponse)(nil),    // 16: charon.admin.v1.RenamePrincipalResponse
-	(*SetPasswordRequest)(nil),         // 17: charon.admin.v1.SetPasswordRequest
-	(*SetPasswordResponse)(nil),        // 18: charon.admin.v1.SetPasswordResponse
-	(*PurgeKeysRequest)(nil),           // 19: charon.admin.v1.PurgeKeysRequest
-	(*PurgeKeysResponse)(nil),          // 20: charon.admin.v1.PurgeKeysResponse
-	(*DeletePrincipalRequest)(nil),     // 21: charon.admin.v1.DeletePrincipalRequest
-	(*DeletePrincipalResponse)(nil),    // 22: charon.admin.v1.DeletePrincipalResponse
-	(*ExtractedKey)(nil),               // 23: charon.admin.v1.ExtractedKey
-	(*EnsureKeytabRequest)(nil),        // 24: charon.admin.v1.EnsureKeytabRequest
-	(*EnsureKeytabResponse)(nil),       // 25: charon.admin.v1.EnsureKeytabResponse
-	(*GetKeytabRequest)(nil),           // 26: charon.admin.v1.GetKeytabRequest
-	(*GetKeytabResponse)(nil),          // 27: charon.admin.v1.GetKeytabResponse
-	(*RotateKeytabRequest)(nil),        // 28: charon.admin.v1.RotateKeytabRequest
-	(*RotateKeytabResponse)(nil),       // 29: charon.admin.v1.RotateKeytabResponse
-	(*ActivateKeytabRequest)(nil),      // 30: charon.admin.v1.ActivateKeytabRequest
-	(*ActivateKeytabResponse)(nil),     // 31: charon.admin.v1.ActivateKeytabResponse
-	(*Policy)(nil),                     // 32: charon.admin.v1.Policy
-	(*CreatePolicyRequest)(nil),        // 33: charon.admin.v1.CreatePolicyRequest
-	(*CreatePolicyResponse)(nil),       // 34: charon.admin.v1.CreatePolicyResponse
-	(*GetPolicyRequest)(nil),           // 35: charon.admin.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),          // 36: charon.admin.v1.GetPolicyResponse
-	(*ListPoliciesRequest)(nil),        // 37: charon.admin.v1.ListPoliciesRequest
-	(*ListPoliciesResponse)(nil),       // 38: charon.admin.v1.ListPoliciesResponse
-	(*UpdatePolicyRequest)(nil),        // 39: charon.admin.v1.UpdatePolicyRequest
-	(*UpdatePolicyResponse)(nil),       // 40: charon.admin.v1.UpdatePolicyResponse
-	(*DeletePolicyRequest)(nil),        // 41: charon.admin.v1.DeletePolicyRequest
-	(*DeletePolicyResponse)(nil),       // 42: charon.admin.v1.DeletePolicyResponse
-	(*Role)(nil),                       // 43: charon.admin.v1.Role
-	(*GrantRoleRequest)(nil),           // 44: charon.admin.v1.GrantRoleRequest
-	(*GrantRoleResponse)(nil),          // 45: charon.admin.v1.GrantRoleResponse
-	(*RevokeRoleRequest)(nil),          // 46: charon.admin.v1.RevokeRoleRequest
-	(*RevokeRoleResponse)(nil),         // 47: charon.admin.v1.RevokeRoleResponse
-	(*ListRolesRequest)(nil),           // 48: charon.admin.v1.ListRolesRequest
-	(*ListRolesResponse)(nil),          // 49: charon.admin.v1.ListRolesResponse
-	(*GetPrivilegesRequest)(nil),       // 50: charon.admin.v1.GetPrivilegesRequest
-	(*GetPrivilegesResponse)(nil),      // 51: charon.admin.v1.GetPrivilegesResponse
-	(*Realm)(nil),                      // 52: charon.admin.v1.Realm
-	(*GetRealmRequest)(nil),            // 53: charon.admin.v1.GetRealmRequest
-	(*GetRealmResponse)(nil),           // 54: charon.admin.v1.GetRealmResponse
-	(*UpdateRealmRequest)(nil),         // 55: charon.admin.v1.UpdateRealmRequest
-	(*UpdateRealmResponse)(nil),        // 56: charon.admin.v1.UpdateRealmResponse
-	(*Node)(nil),                       // 57: charon.admin.v1.Node
-	(*ListNodesRequest)(nil),           // 58: charon.admin.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),          // 59: charon.admin.v1.ListNodesResponse
-	(*RemoveNodeRequest)(nil),          // 60: charon.admin.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),         // 61: charon.admin.v1.RemoveNodeResponse
-	(*SetAutoRemovalRequest)(nil),      // 62: charon.admin.v1.SetAutoRemovalRequest
-	(*SetAutoRemovalResponse)(nil),     // 63: charon.admin.v1.SetAutoRemovalResponse
-	(*TransferLeadershipRequest)(nil),  // 64: charon.admin.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 65: charon.admin.v1.TransferLeadershipResponse
-	(*Token)(nil),                      // 66: charon.admin.v1.Token
-	(*CreateTokenRequest)(nil),         // 67: charon.admin.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),        // 68: charon.admin.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),          // 69: charon.admin.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),         // 70: charon.admin.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),         // 71: charon.admin.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),        // 72: charon.admin.v1.RevokeTokenResponse
-	(*NodeStats)(nil),                  // 73: charon.admin.v1.NodeStats
-	(*GetNodeStatsRequest)(nil),        // 74: charon.admin.v1.GetNodeStatsRequest
-	(*GetNodeStatsResponse)(nil),       // 75: charon.admin.v1.GetNodeStatsResponse
-	(*NodeStatus)(nil),                 // 76: charon.admin.v1.NodeStatus
-	(*GetStatusRequest)(nil),           // 77: charon.admin.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),          // 78: charon.admin.v1.GetStatusResponse
-	(*LastBackup)(nil),                 // 79: charon.admin.v1.LastBackup
-	nil,                                // 80: charon.admin.v1.Principal.StringsEntry
-	nil,                                // 81: charon.admin.v1.CreatePrincipalRequest.StringsEntry
-	nil,                                // 82: charon.admin.v1.UpdatePrincipalRequest.SetStringsEntry
+	(Consistency)(0),                      // 0: charon.admin.v1.Consistency
+	(KeyState)(0),                         // 1: charon.admin.v1.KeyState
+	(*Meta)(nil),                          // 2: charon.admin.v1.Meta
+	(*KeyInfo)(nil),                       // 3: charon.admin.v1.KeyInfo
+	(*Principal)(nil),                     // 4: charon.admin.v1.Principal
+	(*KeySalt)(nil),                       // 5: charon.admin.v1.KeySalt
+	(*NewKeys)(nil),                       // 6: charon.admin.v1.NewKeys
+	(*CreatePrincipalRequest)(nil),        // 7: charon.admin.v1.CreatePrincipalRequest
+	(*CreatePrincipalResponse)(nil),       // 8: charon.admin.v1.CreatePrincipalResponse
+	(*GetPrincipalRequest)(nil),           // 9: charon.admin.v1.GetPrincipalRequest
+	(*GetPrincipalResponse)(nil),          // 10: charon.admin.v1.GetPrincipalResponse
+	(*ListPrincipalsRequest)(nil),         // 11: charon.admin.v1.ListPrincipalsRequest
+	(*ListPrincipalsResponse)(nil),        // 12: charon.admin.v1.ListPrincipalsResponse
+	(*UpdatePrincipalRequest)(nil),        // 13: charon.admin.v1.UpdatePrincipalRequest
+	(*UpdatePrincipalResponse)(nil),       // 14: charon.admin.v1.UpdatePrincipalResponse
+	(*RenamePrincipalRequest)(nil),        // 15: charon.admin.v1.RenamePrincipalRequest
+	(*RenamePrincipalResponse)(nil),       // 16: charon.admin.v1.RenamePrincipalResponse
+	(*SetPasswordRequest)(nil),            // 17: charon.admin.v1.SetPasswordRequest
+	(*SetPasswordResponse)(nil),           // 18: charon.admin.v1.SetPasswordResponse
+	(*PurgeKeysRequest)(nil),              // 19: charon.admin.v1.PurgeKeysRequest
+	(*PurgeKeysResponse)(nil),             // 20: charon.admin.v1.PurgeKeysResponse
+	(*DeletePrincipalRequest)(nil),        // 21: charon.admin.v1.DeletePrincipalRequest
+	(*DeletePrincipalResponse)(nil),       // 22: charon.admin.v1.DeletePrincipalResponse
+	(*ExtractedKey)(nil),                  // 23: charon.admin.v1.ExtractedKey
+	(*EnsureKeytabRequest)(nil),           // 24: charon.admin.v1.EnsureKeytabRequest
+	(*EnsureKeytabResponse)(nil),          // 25: charon.admin.v1.EnsureKeytabResponse
+	(*GetKeytabRequest)(nil),              // 26: charon.admin.v1.GetKeytabRequest
+	(*GetKeytabResponse)(nil),             // 27: charon.admin.v1.GetKeytabResponse
+	(*RotateKeytabRequest)(nil),           // 28: charon.admin.v1.RotateKeytabRequest
+	(*RotateKeytabResponse)(nil),          // 29: charon.admin.v1.RotateKeytabResponse
+	(*ActivateKeytabRequest)(nil),         // 30: charon.admin.v1.ActivateKeytabRequest
+	(*ActivateKeytabResponse)(nil),        // 31: charon.admin.v1.ActivateKeytabResponse
+	(*Policy)(nil),                        // 32: charon.admin.v1.Policy
+	(*CreatePolicyRequest)(nil),           // 33: charon.admin.v1.CreatePolicyRequest
+	(*CreatePolicyResponse)(nil),          // 34: charon.admin.v1.CreatePolicyResponse
+	(*GetPolicyRequest)(nil),              // 35: charon.admin.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),             // 36: charon.admin.v1.GetPolicyResponse
+	(*ListPoliciesRequest)(nil),           // 37: charon.admin.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),          // 38: charon.admin.v1.ListPoliciesResponse
+	(*UpdatePolicyRequest)(nil),           // 39: charon.admin.v1.UpdatePolicyRequest
+	(*UpdatePolicyResponse)(nil),          // 40: charon.admin.v1.UpdatePolicyResponse
+	(*DeletePolicyRequest)(nil),           // 41: charon.admin.v1.DeletePolicyRequest
+	(*DeletePolicyResponse)(nil),          // 42: charon.admin.v1.DeletePolicyResponse
+	(*Role)(nil),                          // 43: charon.admin.v1.Role
+	(*GrantRoleRequest)(nil),              // 44: charon.admin.v1.GrantRoleRequest
+	(*GrantRoleResponse)(nil),             // 45: charon.admin.v1.GrantRoleResponse
+	(*RevokeRoleRequest)(nil),             // 46: charon.admin.v1.RevokeRoleRequest
+	(*RevokeRoleResponse)(nil),            // 47: charon.admin.v1.RevokeRoleResponse
+	(*ListRolesRequest)(nil),              // 48: charon.admin.v1.ListRolesRequest
+	(*ListRolesResponse)(nil),             // 49: charon.admin.v1.ListRolesResponse
+	(*GetPrivilegesRequest)(nil),          // 50: charon.admin.v1.GetPrivilegesRequest
+	(*GetPrivilegesResponse)(nil),         // 51: charon.admin.v1.GetPrivilegesResponse
+	(*Realm)(nil),                         // 52: charon.admin.v1.Realm
+	(*GetRealmRequest)(nil),               // 53: charon.admin.v1.GetRealmRequest
+	(*GetRealmResponse)(nil),              // 54: charon.admin.v1.GetRealmResponse
+	(*UpdateRealmRequest)(nil),            // 55: charon.admin.v1.UpdateRealmRequest
+	(*UpdateRealmResponse)(nil),           // 56: charon.admin.v1.UpdateRealmResponse
+	(*Node)(nil),                          // 57: charon.admin.v1.Node
+	(*ListNodesRequest)(nil),              // 58: charon.admin.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),             // 59: charon.admin.v1.ListNodesResponse
+	(*RemoveNodeRequest)(nil),             // 60: charon.admin.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),            // 61: charon.admin.v1.RemoveNodeResponse
+	(*SetAutoRemovalRequest)(nil),         // 62: charon.admin.v1.SetAutoRemovalRequest
+	(*SetAutoRemovalResponse)(nil),        // 63: charon.admin.v1.SetAutoRemovalResponse
+	(*TransferLeadershipRequest)(nil),     // 64: charon.admin.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil),    // 65: charon.admin.v1.TransferLeadershipResponse
+	(*Token)(nil),                         // 66: charon.admin.v1.Token
+	(*CreateTokenRequest)(nil),            // 67: charon.admin.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),           // 68: charon.admin.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),             // 69: charon.admin.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),            // 70: charon.admin.v1.ListTokensResponse
+	(*IssueAdminCertificateRequest)(nil),  // 71: charon.admin.v1.IssueAdminCertificateRequest
+	(*IssueAdminCertificateResponse)(nil), // 72: charon.admin.v1.IssueAdminCertificateResponse
+	(*RevokeTokenRequest)(nil),            // 73: charon.admin.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),           // 74: charon.admin.v1.RevokeTokenResponse
+	(*NodeStats)(nil),                     // 75: charon.admin.v1.NodeStats
+	(*GetNodeStatsRequest)(nil),           // 76: charon.admin.v1.GetNodeStatsRequest
+	(*GetNodeStatsResponse)(nil),          // 77: charon.admin.v1.GetNodeStatsResponse
+	(*NodeStatus)(nil),                    // 78: charon.admin.v1.NodeStatus
+	(*GetStatusRequest)(nil),              // 79: charon.admin.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),             // 80: charon.admin.v1.GetStatusResponse
+	(*LastBackup)(nil),                    // 81: charon.admin.v1.LastBackup
+	nil,                                   // 82: charon.admin.v1.Principal.StringsEntry
+	nil,                                   // 83: charon.admin.v1.CreatePrincipalRequest.StringsEntry
+	nil,                                   // 84: charon.admin.v1.UpdatePrincipalRequest.SetStringsEntry
 }
 var file_charon_admin_v1_admin_proto_depIdxs = []int32{
 	1,   // 0: charon.admin.v1.KeyInfo.state:type_name -> charon.admin.v1.KeyState
 	3,   // 1: charon.admin.v1.Principal.keys:type_name -> charon.admin.v1.KeyInfo
-	80,  // 2: charon.admin.v1.Principal.strings:type_name -> charon.admin.v1.Principal.StringsEntry
+	82,  // 2: charon.admin.v1.Principal.strings:type_name -> charon.admin.v1.Principal.StringsEntry
 	5,   // 3: charon.admin.v1.NewKeys.keysalts:type_name -> charon.admin.v1.KeySalt
 	6,   // 4: charon.admin.v1.CreatePrincipalRequest.keys:type_name -> charon.admin.v1.NewKeys
-	81,  // 5: charon.admin.v1.CreatePrincipalRequest.strings:type_name -> charon.admin.v1.CreatePrincipalRequest.StringsEntry
+	83,  // 5: charon.admin.v1.CreatePrincipalRequest.strings:type_name -> charon.admin.v1.CreatePrincipalRequest.StringsEntry
 	2,   // 6: charon.admin.v1.CreatePrincipalResponse.meta:type_name -> charon.admin.v1.Meta
 	4,   // 7: charon.admin.v1.CreatePrincipalResponse.principal:type_name -> charon.admin.v1.Principal
 	0,   // 8: charon.admin.v1.GetPrincipalRequest.consistency:type_name -> charon.admin.v1.Consistency
@@ -6667,7 +6799,7 @@ var file_charon_admin_v1_admin_proto_depIdxs = []int32{
 	0,   // 11: charon.admin.v1.ListPrincipalsRequest.consistency:type_name -> charon.admin.v1.Consistency
 	2,   // 12: charon.admin.v1.ListPrincipalsResponse.meta:type_name -> charon.admin.v1.Meta
 	4,   // 13: charon.admin.v1.ListPrincipalsResponse.principals:type_name -> charon.admin.v1.Principal
-	82,  // 14: charon.admin.v1.UpdatePrincipalRequest.set_strings:type_name -> charon.admin.v1.UpdatePrincipalRequest.SetStringsEntry
+	84,  // 14: charon.admin.v1.UpdatePrincipalRequest.set_strings:type_name -> charon.admin.v1.UpdatePrincipalRequest.SetStringsEntry
 	2,   // 15: charon.admin.v1.UpdatePrincipalResponse.meta:type_name -> charon.admin.v1.Meta
 	4,   // 16: charon.admin.v1.UpdatePrincipalResponse.principal:type_name -> charon.admin.v1.Principal
 	2,   // 17: charon.admin.v1.RenamePrincipalResponse.meta:type_name -> charon.admin.v1.Meta
@@ -6726,83 +6858,86 @@ var file_charon_admin_v1_admin_proto_depIdxs = []int32{
 	0,   // 70: charon.admin.v1.ListTokensRequest.consistency:type_name -> charon.admin.v1.Consistency
 	2,   // 71: charon.admin.v1.ListTokensResponse.meta:type_name -> charon.admin.v1.Meta
 	66,  // 72: charon.admin.v1.ListTokensResponse.tokens:type_name -> charon.admin.v1.Token
-	2,   // 73: charon.admin.v1.RevokeTokenResponse.meta:type_name -> charon.admin.v1.Meta
-	2,   // 74: charon.admin.v1.GetNodeStatsResponse.meta:type_name -> charon.admin.v1.Meta
-	73,  // 75: charon.admin.v1.GetNodeStatsResponse.stats:type_name -> charon.admin.v1.NodeStats
-	57,  // 76: charon.admin.v1.NodeStatus.node:type_name -> charon.admin.v1.Node
-	73,  // 77: charon.admin.v1.NodeStatus.stats:type_name -> charon.admin.v1.NodeStats
-	2,   // 78: charon.admin.v1.GetStatusResponse.meta:type_name -> charon.admin.v1.Meta
-	76,  // 79: charon.admin.v1.GetStatusResponse.nodes:type_name -> charon.admin.v1.NodeStatus
-	79,  // 80: charon.admin.v1.GetStatusResponse.last_backup:type_name -> charon.admin.v1.LastBackup
-	7,   // 81: charon.admin.v1.Principals.CreatePrincipal:input_type -> charon.admin.v1.CreatePrincipalRequest
-	9,   // 82: charon.admin.v1.Principals.GetPrincipal:input_type -> charon.admin.v1.GetPrincipalRequest
-	11,  // 83: charon.admin.v1.Principals.ListPrincipals:input_type -> charon.admin.v1.ListPrincipalsRequest
-	13,  // 84: charon.admin.v1.Principals.UpdatePrincipal:input_type -> charon.admin.v1.UpdatePrincipalRequest
-	15,  // 85: charon.admin.v1.Principals.RenamePrincipal:input_type -> charon.admin.v1.RenamePrincipalRequest
-	17,  // 86: charon.admin.v1.Principals.SetPassword:input_type -> charon.admin.v1.SetPasswordRequest
-	19,  // 87: charon.admin.v1.Principals.PurgeKeys:input_type -> charon.admin.v1.PurgeKeysRequest
-	21,  // 88: charon.admin.v1.Principals.DeletePrincipal:input_type -> charon.admin.v1.DeletePrincipalRequest
-	24,  // 89: charon.admin.v1.Keytabs.EnsureKeytab:input_type -> charon.admin.v1.EnsureKeytabRequest
-	26,  // 90: charon.admin.v1.Keytabs.GetKeytab:input_type -> charon.admin.v1.GetKeytabRequest
-	28,  // 91: charon.admin.v1.Keytabs.RotateKeytab:input_type -> charon.admin.v1.RotateKeytabRequest
-	30,  // 92: charon.admin.v1.Keytabs.ActivateKeytab:input_type -> charon.admin.v1.ActivateKeytabRequest
-	33,  // 93: charon.admin.v1.Policies.CreatePolicy:input_type -> charon.admin.v1.CreatePolicyRequest
-	35,  // 94: charon.admin.v1.Policies.GetPolicy:input_type -> charon.admin.v1.GetPolicyRequest
-	37,  // 95: charon.admin.v1.Policies.ListPolicies:input_type -> charon.admin.v1.ListPoliciesRequest
-	39,  // 96: charon.admin.v1.Policies.UpdatePolicy:input_type -> charon.admin.v1.UpdatePolicyRequest
-	41,  // 97: charon.admin.v1.Policies.DeletePolicy:input_type -> charon.admin.v1.DeletePolicyRequest
-	44,  // 98: charon.admin.v1.Roles.GrantRole:input_type -> charon.admin.v1.GrantRoleRequest
-	46,  // 99: charon.admin.v1.Roles.RevokeRole:input_type -> charon.admin.v1.RevokeRoleRequest
-	48,  // 100: charon.admin.v1.Roles.ListRoles:input_type -> charon.admin.v1.ListRolesRequest
-	50,  // 101: charon.admin.v1.Roles.GetPrivileges:input_type -> charon.admin.v1.GetPrivilegesRequest
-	77,  // 102: charon.admin.v1.Cluster.GetStatus:input_type -> charon.admin.v1.GetStatusRequest
-	74,  // 103: charon.admin.v1.Cluster.GetNodeStats:input_type -> charon.admin.v1.GetNodeStatsRequest
-	53,  // 104: charon.admin.v1.Cluster.GetRealm:input_type -> charon.admin.v1.GetRealmRequest
-	55,  // 105: charon.admin.v1.Cluster.UpdateRealm:input_type -> charon.admin.v1.UpdateRealmRequest
-	58,  // 106: charon.admin.v1.Cluster.ListNodes:input_type -> charon.admin.v1.ListNodesRequest
-	60,  // 107: charon.admin.v1.Cluster.RemoveNode:input_type -> charon.admin.v1.RemoveNodeRequest
-	62,  // 108: charon.admin.v1.Cluster.SetAutoRemoval:input_type -> charon.admin.v1.SetAutoRemovalRequest
-	64,  // 109: charon.admin.v1.Cluster.TransferLeadership:input_type -> charon.admin.v1.TransferLeadershipRequest
-	67,  // 110: charon.admin.v1.Cluster.CreateToken:input_type -> charon.admin.v1.CreateTokenRequest
-	69,  // 111: charon.admin.v1.Cluster.ListTokens:input_type -> charon.admin.v1.ListTokensRequest
-	71,  // 112: charon.admin.v1.Cluster.RevokeToken:input_type -> charon.admin.v1.RevokeTokenRequest
-	8,   // 113: charon.admin.v1.Principals.CreatePrincipal:output_type -> charon.admin.v1.CreatePrincipalResponse
-	10,  // 114: charon.admin.v1.Principals.GetPrincipal:output_type -> charon.admin.v1.GetPrincipalResponse
-	12,  // 115: charon.admin.v1.Principals.ListPrincipals:output_type -> charon.admin.v1.ListPrincipalsResponse
-	14,  // 116: charon.admin.v1.Principals.UpdatePrincipal:output_type -> charon.admin.v1.UpdatePrincipalResponse
-	16,  // 117: charon.admin.v1.Principals.RenamePrincipal:output_type -> charon.admin.v1.RenamePrincipalResponse
-	18,  // 118: charon.admin.v1.Principals.SetPassword:output_type -> charon.admin.v1.SetPasswordResponse
-	20,  // 119: charon.admin.v1.Principals.PurgeKeys:output_type -> charon.admin.v1.PurgeKeysResponse
-	22,  // 120: charon.admin.v1.Principals.DeletePrincipal:output_type -> charon.admin.v1.DeletePrincipalResponse
-	25,  // 121: charon.admin.v1.Keytabs.EnsureKeytab:output_type -> charon.admin.v1.EnsureKeytabResponse
-	27,  // 122: charon.admin.v1.Keytabs.GetKeytab:output_type -> charon.admin.v1.GetKeytabResponse
-	29,  // 123: charon.admin.v1.Keytabs.RotateKeytab:output_type -> charon.admin.v1.RotateKeytabResponse
-	31,  // 124: charon.admin.v1.Keytabs.ActivateKeytab:output_type -> charon.admin.v1.ActivateKeytabResponse
-	34,  // 125: charon.admin.v1.Policies.CreatePolicy:output_type -> charon.admin.v1.CreatePolicyResponse
-	36,  // 126: charon.admin.v1.Policies.GetPolicy:output_type -> charon.admin.v1.GetPolicyResponse
-	38,  // 127: charon.admin.v1.Policies.ListPolicies:output_type -> charon.admin.v1.ListPoliciesResponse
-	40,  // 128: charon.admin.v1.Policies.UpdatePolicy:output_type -> charon.admin.v1.UpdatePolicyResponse
-	42,  // 129: charon.admin.v1.Policies.DeletePolicy:output_type -> charon.admin.v1.DeletePolicyResponse
-	45,  // 130: charon.admin.v1.Roles.GrantRole:output_type -> charon.admin.v1.GrantRoleResponse
-	47,  // 131: charon.admin.v1.Roles.RevokeRole:output_type -> charon.admin.v1.RevokeRoleResponse
-	49,  // 132: charon.admin.v1.Roles.ListRoles:output_type -> charon.admin.v1.ListRolesResponse
-	51,  // 133: charon.admin.v1.Roles.GetPrivileges:output_type -> charon.admin.v1.GetPrivilegesResponse
-	78,  // 134: charon.admin.v1.Cluster.GetStatus:output_type -> charon.admin.v1.GetStatusResponse
-	75,  // 135: charon.admin.v1.Cluster.GetNodeStats:output_type -> charon.admin.v1.GetNodeStatsResponse
-	54,  // 136: charon.admin.v1.Cluster.GetRealm:output_type -> charon.admin.v1.GetRealmResponse
-	56,  // 137: charon.admin.v1.Cluster.UpdateRealm:output_type -> charon.admin.v1.UpdateRealmResponse
-	59,  // 138: charon.admin.v1.Cluster.ListNodes:output_type -> charon.admin.v1.ListNodesResponse
-	61,  // 139: charon.admin.v1.Cluster.RemoveNode:output_type -> charon.admin.v1.RemoveNodeResponse
-	63,  // 140: charon.admin.v1.Cluster.SetAutoRemoval:output_type -> charon.admin.v1.SetAutoRemovalResponse
-	65,  // 141: charon.admin.v1.Cluster.TransferLeadership:output_type -> charon.admin.v1.TransferLeadershipResponse
-	68,  // 142: charon.admin.v1.Cluster.CreateToken:output_type -> charon.admin.v1.CreateTokenResponse
-	70,  // 143: charon.admin.v1.Cluster.ListTokens:output_type -> charon.admin.v1.ListTokensResponse
-	72,  // 144: charon.admin.v1.Cluster.RevokeToken:output_type -> charon.admin.v1.RevokeTokenResponse
-	113, // [113:145] is the sub-list for method output_type
-	81,  // [81:113] is the sub-list for method input_type
-	81,  // [81:81] is the sub-list for extension type_name
-	81,  // [81:81] is the sub-list for extension extendee
-	0,   // [0:81] is the sub-list for field type_name
+	2,   // 73: charon.admin.v1.IssueAdminCertificateResponse.meta:type_name -> charon.admin.v1.Meta
+	2,   // 74: charon.admin.v1.RevokeTokenResponse.meta:type_name -> charon.admin.v1.Meta
+	2,   // 75: charon.admin.v1.GetNodeStatsResponse.meta:type_name -> charon.admin.v1.Meta
+	75,  // 76: charon.admin.v1.GetNodeStatsResponse.stats:type_name -> charon.admin.v1.NodeStats
+	57,  // 77: charon.admin.v1.NodeStatus.node:type_name -> charon.admin.v1.Node
+	75,  // 78: charon.admin.v1.NodeStatus.stats:type_name -> charon.admin.v1.NodeStats
+	2,   // 79: charon.admin.v1.GetStatusResponse.meta:type_name -> charon.admin.v1.Meta
+	78,  // 80: charon.admin.v1.GetStatusResponse.nodes:type_name -> charon.admin.v1.NodeStatus
+	81,  // 81: charon.admin.v1.GetStatusResponse.last_backup:type_name -> charon.admin.v1.LastBackup
+	7,   // 82: charon.admin.v1.Principals.CreatePrincipal:input_type -> charon.admin.v1.CreatePrincipalRequest
+	9,   // 83: charon.admin.v1.Principals.GetPrincipal:input_type -> charon.admin.v1.GetPrincipalRequest
+	11,  // 84: charon.admin.v1.Principals.ListPrincipals:input_type -> charon.admin.v1.ListPrincipalsRequest
+	13,  // 85: charon.admin.v1.Principals.UpdatePrincipal:input_type -> charon.admin.v1.UpdatePrincipalRequest
+	15,  // 86: charon.admin.v1.Principals.RenamePrincipal:input_type -> charon.admin.v1.RenamePrincipalRequest
+	17,  // 87: charon.admin.v1.Principals.SetPassword:input_type -> charon.admin.v1.SetPasswordRequest
+	19,  // 88: charon.admin.v1.Principals.PurgeKeys:input_type -> charon.admin.v1.PurgeKeysRequest
+	21,  // 89: charon.admin.v1.Principals.DeletePrincipal:input_type -> charon.admin.v1.DeletePrincipalRequest
+	24,  // 90: charon.admin.v1.Keytabs.EnsureKeytab:input_type -> charon.admin.v1.EnsureKeytabRequest
+	26,  // 91: charon.admin.v1.Keytabs.GetKeytab:input_type -> charon.admin.v1.GetKeytabRequest
+	28,  // 92: charon.admin.v1.Keytabs.RotateKeytab:input_type -> charon.admin.v1.RotateKeytabRequest
+	30,  // 93: charon.admin.v1.Keytabs.ActivateKeytab:input_type -> charon.admin.v1.ActivateKeytabRequest
+	33,  // 94: charon.admin.v1.Policies.CreatePolicy:input_type -> charon.admin.v1.CreatePolicyRequest
+	35,  // 95: charon.admin.v1.Policies.GetPolicy:input_type -> charon.admin.v1.GetPolicyRequest
+	37,  // 96: charon.admin.v1.Policies.ListPolicies:input_type -> charon.admin.v1.ListPoliciesRequest
+	39,  // 97: charon.admin.v1.Policies.UpdatePolicy:input_type -> charon.admin.v1.UpdatePolicyRequest
+	41,  // 98: charon.admin.v1.Policies.DeletePolicy:input_type -> charon.admin.v1.DeletePolicyRequest
+	44,  // 99: charon.admin.v1.Roles.GrantRole:input_type -> charon.admin.v1.GrantRoleRequest
+	46,  // 100: charon.admin.v1.Roles.RevokeRole:input_type -> charon.admin.v1.RevokeRoleRequest
+	48,  // 101: charon.admin.v1.Roles.ListRoles:input_type -> charon.admin.v1.ListRolesRequest
+	50,  // 102: charon.admin.v1.Roles.GetPrivileges:input_type -> charon.admin.v1.GetPrivilegesRequest
+	79,  // 103: charon.admin.v1.Cluster.GetStatus:input_type -> charon.admin.v1.GetStatusRequest
+	76,  // 104: charon.admin.v1.Cluster.GetNodeStats:input_type -> charon.admin.v1.GetNodeStatsRequest
+	53,  // 105: charon.admin.v1.Cluster.GetRealm:input_type -> charon.admin.v1.GetRealmRequest
+	55,  // 106: charon.admin.v1.Cluster.UpdateRealm:input_type -> charon.admin.v1.UpdateRealmRequest
+	58,  // 107: charon.admin.v1.Cluster.ListNodes:input_type -> charon.admin.v1.ListNodesRequest
+	60,  // 108: charon.admin.v1.Cluster.RemoveNode:input_type -> charon.admin.v1.RemoveNodeRequest
+	62,  // 109: charon.admin.v1.Cluster.SetAutoRemoval:input_type -> charon.admin.v1.SetAutoRemovalRequest
+	64,  // 110: charon.admin.v1.Cluster.TransferLeadership:input_type -> charon.admin.v1.TransferLeadershipRequest
+	67,  // 111: charon.admin.v1.Cluster.CreateToken:input_type -> charon.admin.v1.CreateTokenRequest
+	69,  // 112: charon.admin.v1.Cluster.ListTokens:input_type -> charon.admin.v1.ListTokensRequest
+	73,  // 113: charon.admin.v1.Cluster.RevokeToken:input_type -> charon.admin.v1.RevokeTokenRequest
+	71,  // 114: charon.admin.v1.Cluster.IssueAdminCertificate:input_type -> charon.admin.v1.IssueAdminCertificateRequest
+	8,   // 115: charon.admin.v1.Principals.CreatePrincipal:output_type -> charon.admin.v1.CreatePrincipalResponse
+	10,  // 116: charon.admin.v1.Principals.GetPrincipal:output_type -> charon.admin.v1.GetPrincipalResponse
+	12,  // 117: charon.admin.v1.Principals.ListPrincipals:output_type -> charon.admin.v1.ListPrincipalsResponse
+	14,  // 118: charon.admin.v1.Principals.UpdatePrincipal:output_type -> charon.admin.v1.UpdatePrincipalResponse
+	16,  // 119: charon.admin.v1.Principals.RenamePrincipal:output_type -> charon.admin.v1.RenamePrincipalResponse
+	18,  // 120: charon.admin.v1.Principals.SetPassword:output_type -> charon.admin.v1.SetPasswordResponse
+	20,  // 121: charon.admin.v1.Principals.PurgeKeys:output_type -> charon.admin.v1.PurgeKeysResponse
+	22,  // 122: charon.admin.v1.Principals.DeletePrincipal:output_type -> charon.admin.v1.DeletePrincipalResponse
+	25,  // 123: charon.admin.v1.Keytabs.EnsureKeytab:output_type -> charon.admin.v1.EnsureKeytabResponse
+	27,  // 124: charon.admin.v1.Keytabs.GetKeytab:output_type -> charon.admin.v1.GetKeytabResponse
+	29,  // 125: charon.admin.v1.Keytabs.RotateKeytab:output_type -> charon.admin.v1.RotateKeytabResponse
+	31,  // 126: charon.admin.v1.Keytabs.ActivateKeytab:output_type -> charon.admin.v1.ActivateKeytabResponse
+	34,  // 127: charon.admin.v1.Policies.CreatePolicy:output_type -> charon.admin.v1.CreatePolicyResponse
+	36,  // 128: charon.admin.v1.Policies.GetPolicy:output_type -> charon.admin.v1.GetPolicyResponse
+	38,  // 129: charon.admin.v1.Policies.ListPolicies:output_type -> charon.admin.v1.ListPoliciesResponse
+	40,  // 130: charon.admin.v1.Policies.UpdatePolicy:output_type -> charon.admin.v1.UpdatePolicyResponse
+	42,  // 131: charon.admin.v1.Policies.DeletePolicy:output_type -> charon.admin.v1.DeletePolicyResponse
+	45,  // 132: charon.admin.v1.Roles.GrantRole:output_type -> charon.admin.v1.GrantRoleResponse
+	47,  // 133: charon.admin.v1.Roles.RevokeRole:output_type -> charon.admin.v1.RevokeRoleResponse
+	49,  // 134: charon.admin.v1.Roles.ListRoles:output_type -> charon.admin.v1.ListRolesResponse
+	51,  // 135: charon.admin.v1.Roles.GetPrivileges:output_type -> charon.admin.v1.GetPrivilegesResponse
+	80,  // 136: charon.admin.v1.Cluster.GetStatus:output_type -> charon.admin.v1.GetStatusResponse
+	77,  // 137: charon.admin.v1.Cluster.GetNodeStats:output_type -> charon.admin.v1.GetNodeStatsResponse
+	54,  // 138: charon.admin.v1.Cluster.GetRealm:output_type -> charon.admin.v1.GetRealmResponse
+	56,  // 139: charon.admin.v1.Cluster.UpdateRealm:output_type -> charon.admin.v1.UpdateRealmResponse
+	59,  // 140: charon.admin.v1.Cluster.ListNodes:output_type -> charon.admin.v1.ListNodesResponse
+	61,  // 141: charon.admin.v1.Cluster.RemoveNode:output_type -> charon.admin.v1.RemoveNodeResponse
+	63,  // 142: charon.admin.v1.Cluster.SetAutoRemoval:output_type -> charon.admin.v1.SetAutoRemovalResponse
+	65,  // 143: charon.admin.v1.Cluster.TransferLeadership:output_type -> charon.admin.v1.TransferLeadershipResponse
+	68,  // 144: charon.admin.v1.Cluster.CreateToken:output_type -> charon.admin.v1.CreateTokenResponse
+	70,  // 145: charon.admin.v1.Cluster.ListTokens:output_type -> charon.admin.v1.ListTokensResponse
+	74,  // 146: charon.admin.v1.Cluster.RevokeToken:output_type -> charon.admin.v1.RevokeTokenResponse
+	72,  // 147: charon.admin.v1.Cluster.IssueAdminCertificate:output_type -> charon.admin.v1.IssueAdminCertificateResponse
+	115, // [115:148] is the sub-list for method output_type
+	82,  // [82:115] is the sub-list for method input_type
+	82,  // [82:82] is the sub-list for extension type_name
+	82,  // [82:82] is the sub-list for extension extendee
+	0,   // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_charon_admin_v1_admin_proto_init() }
@@ -6824,7 +6959,7 @@ func file_charon_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_charon_admin_v1_admin_proto_rawDesc), len(file_charon_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   81,
+			NumMessages:   83,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

@@ -1095,17 +1095,18 @@ var Roles_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Cluster_GetStatus_FullMethodName          = "/charon.admin.v1.Cluster/GetStatus"
-	Cluster_GetNodeStats_FullMethodName       = "/charon.admin.v1.Cluster/GetNodeStats"
-	Cluster_GetRealm_FullMethodName           = "/charon.admin.v1.Cluster/GetRealm"
-	Cluster_UpdateRealm_FullMethodName        = "/charon.admin.v1.Cluster/UpdateRealm"
-	Cluster_ListNodes_FullMethodName          = "/charon.admin.v1.Cluster/ListNodes"
-	Cluster_RemoveNode_FullMethodName         = "/charon.admin.v1.Cluster/RemoveNode"
-	Cluster_SetAutoRemoval_FullMethodName     = "/charon.admin.v1.Cluster/SetAutoRemoval"
-	Cluster_TransferLeadership_FullMethodName = "/charon.admin.v1.Cluster/TransferLeadership"
-	Cluster_CreateToken_FullMethodName        = "/charon.admin.v1.Cluster/CreateToken"
-	Cluster_ListTokens_FullMethodName         = "/charon.admin.v1.Cluster/ListTokens"
-	Cluster_RevokeToken_FullMethodName        = "/charon.admin.v1.Cluster/RevokeToken"
+	Cluster_GetStatus_FullMethodName             = "/charon.admin.v1.Cluster/GetStatus"
+	Cluster_GetNodeStats_FullMethodName          = "/charon.admin.v1.Cluster/GetNodeStats"
+	Cluster_GetRealm_FullMethodName              = "/charon.admin.v1.Cluster/GetRealm"
+	Cluster_UpdateRealm_FullMethodName           = "/charon.admin.v1.Cluster/UpdateRealm"
+	Cluster_ListNodes_FullMethodName             = "/charon.admin.v1.Cluster/ListNodes"
+	Cluster_RemoveNode_FullMethodName            = "/charon.admin.v1.Cluster/RemoveNode"
+	Cluster_SetAutoRemoval_FullMethodName        = "/charon.admin.v1.Cluster/SetAutoRemoval"
+	Cluster_TransferLeadership_FullMethodName    = "/charon.admin.v1.Cluster/TransferLeadership"
+	Cluster_CreateToken_FullMethodName           = "/charon.admin.v1.Cluster/CreateToken"
+	Cluster_ListTokens_FullMethodName            = "/charon.admin.v1.Cluster/ListTokens"
+	Cluster_RevokeToken_FullMethodName           = "/charon.admin.v1.Cluster/RevokeToken"
+	Cluster_IssueAdminCertificate_FullMethodName = "/charon.admin.v1.Cluster/IssueAdminCertificate"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -1126,6 +1127,9 @@ type ClusterClient interface {
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
 	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
 	RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenResponse, error)
+	// IssueAdminCertificate certifies an admin client's key, for a year. It takes the rights "cluster" and "role": whoever holds the certificate has what
+	// roles grant "cert:NAME". A client may have its own name certified again. Nothing of it is kept, so it takes no request_id.
+	IssueAdminCertificate(ctx context.Context, in *IssueAdminCertificateRequest, opts ...grpc.CallOption) (*IssueAdminCertificateResponse, error)
 }
 
 type clusterClient struct {
@@ -1246,6 +1250,16 @@ func (c *clusterClient) RevokeToken(ctx context.Context, in *RevokeTokenRequest,
 	return out, nil
 }
 
+func (c *clusterClient) IssueAdminCertificate(ctx context.Context, in *IssueAdminCertificateRequest, opts ...grpc.CallOption) (*IssueAdminCertificateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(IssueAdminCertificateResponse)
+	err := c.cc.Invoke(ctx, Cluster_IssueAdminCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -1264,6 +1278,9 @@ type ClusterServer interface {
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
 	RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenResponse, error)
+	// IssueAdminCertificate certifies an admin client's key, for a year. It takes the rights "cluster" and "role": whoever holds the certificate has what
+	// roles grant "cert:NAME". A client may have its own name certified again. Nothing of it is kept, so it takes no request_id.
+	IssueAdminCertificate(context.Context, *IssueAdminCertificateRequest) (*IssueAdminCertificateResponse, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -1306,6 +1323,9 @@ func (UnimplementedClusterServer) ListTokens(context.Context, *ListTokensRequest
 }
 func (UnimplementedClusterServer) RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeToken not implemented")
+}
+func (UnimplementedClusterServer) IssueAdminCertificate(context.Context, *IssueAdminCertificateRequest) (*IssueAdminCertificateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method IssueAdminCertificate not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -1526,6 +1546,24 @@ func _Cluster_RevokeToken_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_IssueAdminCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(IssueAdminCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).IssueAdminCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_IssueAdminCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).IssueAdminCertificate(ctx, req.(*IssueAdminCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1576,6 +1614,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RevokeToken",
 			Handler:    _Cluster_RevokeToken_Handler,
+		},
+		{
+			MethodName: "IssueAdminCertificate",
+			Handler:    _Cluster_IssueAdminCertificate_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
