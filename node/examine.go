@@ -88,7 +88,7 @@ func certFacts(dir string, now time.Time) (name string, out *doctor.Certs) {
 		name = leaf.Subject.CommonName
 		out.Node = doctor.Cert{Name: name, From: leaf.NotBefore, To: leaf.NotAfter}
 		// Dates are judged by the check; here, whether the rest holds.
-		if _, err := loadCredentials(dir, between(leaf.NotBefore, now, leaf.NotAfter)); err != nil && !errors.Is(err, errRemoved) {
+		if _, _, err := readCredentials(dir, between(leaf.NotBefore, now, leaf.NotAfter)); err != nil && !errors.Is(err, errRemoved) {
 			out.Err = err.Error()
 		}
 	}

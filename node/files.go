@@ -173,19 +173,34 @@ func (c *ownCert) certificate() *tls.Certificate { return c.cert.Load() }
 // expires is when the node's certificate ends.
 func (c *ownCert) expires() time.Time { return c.certificate().Leaf.NotAfter }
 
-// loadCredentials reads and checks the node's certificate and key. Errors: those of checkNode, too.
+// loadCredentials reads and checks the node's certificate and key, for the node itself: it finishes a renewal that was cut off. Errors: those of
+// checkNode, too.
 func loadCredentials(dir string, now time.Time) (*ownCert, error) {
-	certPath, keyPath := filepath.Join(dir, nodeCertFile), filepath.Join(dir, nodeKeyFile)
-	if err := checkNode(dir); err != nil {
+	c, cutOff, err := readCredentials(dir, now)
+	if err == nil && cutOff {
+		err = finishRenewal(dir)
+	}
+	if err != nil {
 		return nil, err
 	}
-	pair, err := tls.LoadX509KeyPair(certPath, keyPath)
-	if err != nil {
-		pair, err = finishRenewal(dir, err)
+	return c, nil
+}
+
+// readCredentials writes nothing, so anybody may call it beside a running node. cutOff: the key has yet to be given its name.
+func readCredentials(dir string, now time.Time) (c *ownCert, cutOff bool, err error) {
+	if err := checkNode(dir); err != nil {
+		return nil, false, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the node's certificate %s: %w", certPath, err)
+	pair, cutOff, err := readPair(dir)
+	if err == nil {
+		c, err = checkPair(filepath.Join(dir, nodeCertFile), pair, now)
+	} else {
+		err = fmt.Errorf("reading the node's certificate %s: %w", filepath.Join(dir, nodeCertFile), err)
 	}
+	return c, cutOff, err
+}
+
+func checkPair(certPath string, pair tls.Certificate, now time.Time) (*ownCert, error) {
 	if len(pair.Certificate) < 2 {
 		return nil, fmt.Errorf("reading the node's certificate %s: the authority's is missing after it", certPath)
 	}

@@ -34,14 +34,22 @@ const (
 	renewalLevel = 2
 )
 
-// finishRenewal is the pair of files of a renewal that was cut off between them; else why, as it was.
-func finishRenewal(dir string, why error) (tls.Certificate, error) {
-	next := filepath.Join(dir, nextKeyFile)
-	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, nodeCertFile), next)
-	if err != nil {
-		return pair, why
+// readPair reads the certificate and its key, which has the next one's name where a renewal was cut off between the two files, or is between them now.
+func readPair(dir string) (pair tls.Certificate, cutOff bool, err error) {
+	cert, key := filepath.Join(dir, nodeCertFile), filepath.Join(dir, nodeKeyFile)
+	if pair, err = tls.LoadX509KeyPair(cert, key); err == nil {
+		return pair, false, nil
 	}
-	return pair, errors.Join(os.Rename(next, filepath.Join(dir, nodeKeyFile)), syncDir(dir))
+	if pair, nextErr := tls.LoadX509KeyPair(cert, filepath.Join(dir, nextKeyFile)); nextErr == nil {
+		return pair, true, nil
+	}
+	pair, err = tls.LoadX509KeyPair(cert, key) // it may have got its name since
+	return pair, false, err
+}
+
+func finishRenewal(dir string) error {
+	err := os.Rename(filepath.Join(dir, nextKeyFile), filepath.Join(dir, nodeKeyFile))
+	return errors.Join(err, syncDir(dir))
 }
 
 // tendCertificate renews this node's certificate when a third of its life is over, or when it lacks a name of this host, until ctx ends. The admin

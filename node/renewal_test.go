@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/charon-kdc/charon/adminapi/jointoken"
+	"github.com/charon-kdc/charon/node/doctor"
 	"github.com/charon-kdc/charon/node/join"
 	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
 	"github.com/charon-kdc/charon/raftstore/peer"
@@ -34,7 +35,7 @@ func shown(t *testing.T, addr, alpn string) *tls.Certificate {
 // keyOf is the key of the certificate in a data directory.
 func keyOf(t *testing.T, dir string) peer.KeyHash {
 	t.Helper()
-	creds, err := loadCredentials(dir, time.Now())
+	creds, _, err := readCredentials(dir, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,8 +143,19 @@ func TestRenewalCutShort(t *testing.T) {
 	if err != nil || stranger == nil {
 		t.Fatal(err)
 	}
+	for _, f := range Examine(c, false) {
+		if f.Severity == doctor.Fail && strings.HasPrefix(f.Check, "cert") {
+			t.Errorf("an examination: %+v", f)
+		}
+	}
 	if after := keyOf(t, c.Dir); after != before {
 		t.Error("another certificate")
+	}
+	if _, err := os.Stat(next); err != nil {
+		t.Errorf("who only looks has written: %v", err)
+	}
+	if _, err := loadCredentials(c.Dir, time.Now()); err != nil {
+		t.Error(err)
 	}
 	if _, err := os.Stat(next); err == nil {
 		t.Error("the renewal is not finished")
