@@ -38,6 +38,7 @@ func TestEveryChangeIsEverywhere(t *testing.T) {
 		{"Roles/RevokeRole", &adminv1.RevokeRoleRequest{Id: "r"}},
 		{"Cluster/UpdateRealm", &adminv1.UpdateRealmRequest{MaxLife: &life}},
 		{"Rotation/RetireMasterKeys", &adminv1.RetireMasterKeysRequest{}},
+		{"Upgrade/FinalizeUpgrade", &adminv1.FinalizeUpgradeRequest{}},
 		{"Cluster/SetAutoRemoval", &adminv1.SetAutoRemovalRequest{After: 3600}},
 		{"Cluster/RevokeToken", &adminv1.RevokeTokenRequest{}}, // its id is filled in below
 	}

@@ -95,6 +95,9 @@ func goldenLevel2() []*statev1.Command {
 	// By then the principal has revision 8 and the secrets 6 and 7: see state.txt.
 	krbtgt := goldenPrincipal("krbtgt/R")
 	krbtgt.Revision = 8
+	refusal := func(n int, code statev1.Code) *statev1.Command {
+		return withID(&statev1.Command{Op: &statev1.Command_NoteRefusal{NoteRefusal: &statev1.NoteRefusal{Code: code}}}, uuid7(t0, n), "refused")
+	}
 	return []*statev1.Command{
 		putP(goldenPrincipal("alice"), absent()), setLevel(3), setLevel(2), setLevel(2), setLevel(1),
 		{Op: &statev1.Command_SetAutoRemoval{SetAutoRemoval: &statev1.SetAutoRemoval{After: 86400, Voters: 3}}},
@@ -103,6 +106,7 @@ func goldenLevel2() []*statev1.Command {
 		staged, activateMK(2, "id1"), activateMK(2, "id1", "id2"), resealed(2, anew(krbtgt, 2)),
 		{Op: &statev1.Command_Reseal{Reseal: &statev1.Reseal{Version: 2, Secrets: []*statev1.ResealSecret{{Name: "replay-key", Revision: 6, Key: &statev1.Sealed{MasterKeyVersion: 2, Box: []byte("anew")}}}}}},
 		retireMK(2), finishMK(2), retireMK(2), dropRetiredOf("alice", "krbtgt/R", "nobody"),
+		refusal(9, statev1.Code_CODE_NOT_FOUND), withID(delP("alice", nil), uuid7(t0, 9), "refused"), refusal(10, statev1.Code_CODE_OK),
 	}
 }
 
