@@ -117,10 +117,24 @@ func bindOne(at netip.AddrPort, readers int) (b bound, err error) {
 		}
 		u := p.(*net.UDPConn)
 		b.udp = append(b.udp, u)
-		_ = u.SetReadBuffer(socketBuffer) // less is slower, not wrong
+		growReadBuffer(u)
 		_ = u.SetWriteBuffer(socketBuffer)
 	}
 	return b, nil
+}
+
+// growReadBuffer asks for socketBuffer, past the system's limit where this process may. Less is slower, not wrong.
+func growReadBuffer(u *net.UDPConn) {
+	c, err := u.SyscallConn()
+	if err == nil {
+		var opt error
+		err = errors.Join(c.Control(func(fd uintptr) {
+			opt = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer)
+		}), opt)
+	}
+	if err != nil {
+		_ = u.SetReadBuffer(socketBuffer)
+	}
 }
 
 func reusePort(_, _ string, c syscall.RawConn) error {

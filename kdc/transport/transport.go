@@ -59,7 +59,7 @@ type Config struct {
 	UDPInFlightMax int
 	// SenderInFlightMax bounds those of one sender, UDP and TCP together. Zero means a quarter of UDPInFlightMax, at least 64.
 	SenderInFlightMax int
-	// ComputeMax is how many requests compute at a time; the others wait, and are taken in turn by sender. Zero means 8 a core, at least 16.
+	// ComputeMax is how many requests compute at a time; the others wait, and are taken in turn by sender. Zero means 4 a core, at least 8.
 	ComputeMax int
 	// QueueMax is how many requests may wait, of senders known and of others each; zero means 4,096. When there are more, those of whoever has most are dropped.
 	QueueMax int
@@ -124,8 +124,8 @@ const (
 	queueMaxDefault    = 4096
 	queueBytesMax      = 32 << 20 // of waiting datagrams, in each class
 	queueWaitDefault   = 2 * time.Second
-	computePerCore     = 8
-	computeLeast       = 16
+	computePerCore     = 4
+	computeLeast       = 8
 	senderLeast        = 64
 	timeoutDefault     = 10 * time.Second
 )

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"time"
 
@@ -164,6 +165,7 @@ func (s *Server) work(d datagram) {
 		if next := s.answer(&d); next != nil {
 			d = next.d
 			s.gate.begun()
+			runtime.Gosched() // let the readers have the processor: what they don't take in time the system drops, whoever sent it
 			continue
 		}
 		if s.idle.Add(1) > workersIdleMax {
