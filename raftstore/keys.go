@@ -45,7 +45,33 @@ func (s *Store) checkMasterKey() error {
 			ErrNoMasterKey, v, s.keyPath(), have, s.cfg.Self.GetName())
 	}
 	s.useMasterKey()
+	if err := s.wrongKey(c); err != nil {
+		return fmt.Errorf("%w: %w: put the file of another node in its place (mode 0600)", ErrNoMasterKey, err)
+	}
 	return nil
+}
+
+// wrongKey holds the key of the active version, if this node has one, against what the state has of it. Its number proves little: every cluster begins with
+// version 1, and a copy of a key file may hold a key that was given up for another of the same number. A leader would seal under it what nobody can open.
+func (s *Store) wrongKey(c *statev1.Cluster) error {
+	v := c.GetMasterKeyVersion()
+	if !slices.Contains(s.cfg.Ring.Versions(), v) {
+		return nil
+	}
+	proved := true
+	sec, err := s.db.Secret(ReplayKeyName)
+	switch rot := c.GetMasterKeyRotation(); {
+	case rot.GetVersion() == v && len(rot.GetCheck()) > 0:
+		proved = s.HasMasterKey(v, rot.GetCheck())
+	case err == nil && sec.GetKey().GetMasterKeyVersion() == v:
+		plain, err := s.cfg.Ring.Open(masterkey.SecretAAD(s.cfg.Identity.ClusterID[:], ReplayKeyName), sec.GetKey())
+		clear(plain)
+		proved = err == nil
+	}
+	if proved {
+		return nil
+	}
+	return fmt.Errorf("master key version %d in %s is not the one that the realm is sealed under, but another cluster's, or one that was given up", v, s.keyPath())
 }
 
 func (s *Store) keyPath() string {
@@ -65,7 +91,10 @@ func (s *Store) useMasterKey() {
 		return
 	}
 	why := ""
-	if err := s.cfg.Ring.Use(c.GetMasterKeyVersion()); err != nil {
+	if err := s.wrongKey(c); err != nil {
+		s.cfg.Ring.UseNone()
+		why = err.Error()
+	} else if err := s.cfg.Ring.Use(c.GetMasterKeyVersion()); err != nil {
 		why = fmt.Sprintf("master key version %d, which the realm is sealed under, is not in %s", c.GetMasterKeyVersion(), s.keyPath())
 	}
 	if was := s.keyless.Swap(&why); (was == nil || *was != why) && why != "" {
@@ -174,7 +203,7 @@ func (s *Store) HasMasterKey(version uint32, check []byte) bool {
 	if s.cfg.Ring == nil {
 		return false
 	}
-	have, err := s.cfg.Ring.Check(s.identity.ClusterID[:], version)
+	have, err := s.cfg.Ring.Check(s.cfg.Identity.ClusterID[:], version)
 	return err == nil && subtle.ConstantTimeCompare(have, check) == 1
 }
 

@@ -2,6 +2,8 @@ package raftstore
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"path/filepath"
 	"testing"
 
@@ -69,4 +71,41 @@ func TestStagedKeyIsForRecordedNodes(t *testing.T) {
 			t.Errorf("%s: %v, want %v", o.what, o.got, o.want)
 		}
 	}
+}
+
+// TestForeignMasterKey: a key file of another cluster has the right numbers. A node that starts with it stops, and one that gets the realm later
+// serves and seals nothing.
+func TestForeignMasterKey(t *testing.T) {
+	other := mustRing(t)
+	c := newCluster(t, 1, func(cfg *Config) {
+		if cfg.Self.GetName() == "n2" {
+			cfg.Ring = other
+		}
+	})
+	n2 := c.newNode("n2")
+	c.join(n2)
+	c.waitFor("n2 to have the realm", func() bool { return n2.store.db.FeatureLevel() != 0 && n2.store.noMasterKey() != "" })
+	if _, err := other.Seal(rand.Reader, masterkey.SecretAAD(c.id[:], "x"), []byte("x")); !errors.Is(err, masterkey.ErrNoVersion) {
+		t.Errorf("sealed under another cluster's key: %v", err)
+	}
+	if as, _, why := n2.store.Ready(); as || why == "" {
+		t.Errorf("serves with another cluster's key: %q", why)
+	}
+	n2.stop()
+	s, err := Open(n2.config(nil))
+	if !errors.Is(err, ErrNoMasterKey) {
+		t.Errorf("started with another cluster's key: %v", err)
+	}
+	if err == nil {
+		n2.store = s
+	}
+}
+
+func mustRing(t *testing.T) *masterkey.Ring {
+	t.Helper()
+	r, err := masterkey.Generate(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }

@@ -144,6 +144,13 @@ func (r *Ring) Use(version uint32) error {
 	return nil
 }
 
+// UseNone has Seal fail with ErrNoVersion until Use.
+func (r *Ring) UseNone() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.current = 0
+}
+
 // Check tells a version's key from others without giving it away: 32 bytes. ErrNoVersion.
 func (r *Ring) Check(clusterID []byte, version uint32) ([]byte, error) {
 	key, err := r.Key(version)

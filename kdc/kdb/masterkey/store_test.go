@@ -77,6 +77,13 @@ func TestFilePut(t *testing.T) {
 	if err := f.Drop(2); err != nil || onDisk(t, f) != "[2 5]" {
 		t.Errorf("dropped: %v, %s", err, onDisk(t, f))
 	}
+	f.Ring().UseNone()
+	if _, err := f.Ring().Seal(rand.Reader, AAD{}, nil); !errors.Is(err, ErrNoVersion) {
+		t.Errorf("sealed under no version: %v", err)
+	}
+	if err := f.Ring().Use(2); err != nil {
+		t.Fatal(err)
+	}
 	for v := uint32(6); v < 6+versionsMax-2; v++ {
 		if err := f.Put(v, two); err != nil {
 			t.Fatal(err)
