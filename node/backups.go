@@ -37,13 +37,15 @@ type backups struct {
 	source   backup.Source
 	schedule *backup.Schedule // nil: no directory is configured
 	slots    chan struct{}
-	// changed is an index at or above that of the last change to what a backup holds.
-	changed atomic.Uint64
+	// changed is the place in the log, or a later one, of the last change to what a backup holds.
+	changed atomic.Pointer[logPlace]
 
 	mu    sync.Mutex
 	made  []*statev1.BackupNote // for clients, not yet confirmed
 	noted *statev1.BackupNote   // the newest that this node knows of by itself
 }
+
+type logPlace struct{ term, index uint64 }
 
 func (s *server) newBackups() *backups {
 	b := &backups{s: s, slots: make(chan struct{}, backupsAtOnce), source: backup.Source{
@@ -51,18 +53,21 @@ func (s *server) newBackups() *backups {
 	}}
 	// What was applied before this start may have changed since any backup.
 	db := s.store.DB()
-	index, _ := db.Applied()
-	b.changed.Store(index)
+	change := func() {
+		index, term := db.Applied()
+		b.changed.Store(&logPlace{term, index})
+	}
+	change()
 	db.Subscribe(func(changes []realm.Change) {
 		if slices.ContainsFunc(changes, func(c realm.Change) bool { return c.Kind != realm.KindBackup }) {
-			index, _ := db.Applied()
-			b.changed.Store(index)
+			change()
 		}
 	})
 	if c := s.c.Backup; c.Directory != "" {
 		b.schedule = &backup.Schedule{
 			Dir: c.Directory, Every: c.Every.Duration, Keep: c.Keep, Node: s.creds.Name, Now: wallclock.Now, Log: s.log,
-			Leads: s.store.IsLeader, Changed: b.changed.Load, Last: b.last, Note: b.note,
+			Leads: s.store.IsLeader, Changed: func() (term, index uint64) { at := b.changed.Load(); return at.term, at.index }, Last: b.last, Note: b.note,
+			Applied: func() (term, index uint64) { index, term = db.Applied(); return term, index },
 			Cluster: func() ([]byte, error) { cl, err := db.Cluster(); return cl.GetId(), err },
 			Save:    func(w io.Writer) (*backup.Summary, error) { return backup.Save(w, b.source, c.Recipients, true) },
 			Result:  func(r string) { s.metrics.backups.WithLabelValues(r).Inc() },

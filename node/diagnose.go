@@ -104,7 +104,7 @@ func (s *server) clusterFacts(now time.Time, st raftstore.Status) *doctor.Cluste
 		return f
 	}
 	f.Realm = s.realmFacts(cl.GetDefaultRealm())
-	f.Backup = backupFacts(cl, s.backup.changed.Load())
+	f.Backup = backupFacts(cl, s.backup.changed.Load().index)
 	f.MasterKey = masterKeyFacts(cl, st)
 	return f
 }

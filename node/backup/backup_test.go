@@ -49,6 +49,7 @@ type fixture struct {
 	cluster []byte
 	kit     *age.X25519Identity
 	index   uint64
+	term    uint64 // 0: 1
 	mu      sync.Mutex
 }
 
@@ -99,7 +100,7 @@ func (f *fixture) apply(c *statev1.Command) {
 		f.t.Fatal(err)
 	}
 	f.index++
-	r, _, err := f.db.ApplyBatch([]realm.Entry{{Index: f.index, Term: 1, Data: data}})
+	r, _, err := f.db.ApplyBatch([]realm.Entry{{Index: f.index, Term: max(1, f.term), Data: data}})
 	if err != nil || r[0].GetCode() != statev1.Code_CODE_OK {
 		f.t.Fatal(r, err)
 	}
@@ -283,10 +284,11 @@ func TestNoPlaintextInTheFile(t *testing.T) {
 	f := newFixture(t)
 	b := f.save()
 	text := f.ring.Text()
-	_, key, ok := bytes.Cut(bytes.TrimSpace(text[bytes.IndexByte(text, '\n')+1:]), []byte{' '})
-	if !ok {
+	fields := bytes.Fields(text[bytes.IndexByte(text, '\n')+1:]) // version, key, perhaps more
+	if len(fields) < 2 {
 		t.Fatal("no master key")
 	}
+	key := fields[1]
 	raw, err := base64.StdEncoding.DecodeString(string(key))
 	if err != nil {
 		t.Fatal(err)

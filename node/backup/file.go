@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"filippo.io/age"
 
@@ -124,7 +125,12 @@ type File struct {
 	Header *backupv1.Header
 }
 
-// List are the backups of a cluster in a directory, by index. Files that can't be read as such are left out.
+// before tells whether a backup is of an earlier place in the log.
+func (f *File) before(term, index uint64) bool {
+	return cmp.Or(cmp.Compare(f.Header.GetTerm(), term), cmp.Compare(f.Header.GetIndex(), index)) < 0
+}
+
+// List are the backups of a cluster in a directory, by their place in the log. What is no file, or can't be read as a backup, is left out.
 func List(dir string, cluster []byte) ([]File, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -133,7 +139,7 @@ func List(dir string, cluster []byte) ([]File, error) {
 	var out []File
 	for _, e := range entries {
 		index, ok := indexOf(e.Name())
-		if !ok {
+		if !ok || !e.Type().IsRegular() {
 			continue
 		}
 		path := filepath.Join(dir, e.Name())
@@ -142,7 +148,9 @@ func List(dir string, cluster []byte) ([]File, error) {
 			out = append(out, File{path, h})
 		}
 	}
-	slices.SortFunc(out, func(a, b File) int { return cmp.Compare(a.Header.GetIndex(), b.Header.GetIndex()) })
+	slices.SortFunc(out, func(a, b File) int {
+		return cmp.Or(cmp.Compare(a.Header.GetTerm(), b.Header.GetTerm()), cmp.Compare(a.Header.GetIndex(), b.Header.GetIndex()))
+	})
 	return out, nil
 }
 
@@ -156,13 +164,24 @@ func readHeaderOf(path string) (*backupv1.Header, error) {
 	return h, err
 }
 
-// Prune removes the oldest backups of a cluster from a directory until keep are left. It touches
-// no other file.
-func Prune(dir string, cluster []byte, keep int) (removed int, err error) {
-	list, err := List(dir, cluster)
+// upTo are the files of a list that are of a place in the log up to that one.
+func upTo(list []File, place func() (term, index uint64)) []File {
+	term, index := place()
+	at := File{Header: &backupv1.Header{Term: term, Index: index}}
+	return slices.DeleteFunc(list, func(f File) bool { return at.before(f.Header.GetTerm(), f.Header.GetIndex()) })
+}
+
+// Prune removes the oldest backups of newest's cluster from a directory until keep are left, newest among them: those that claim to be later
+// do not count. It touches no other file, but for what a writer that died has left, after a day.
+func Prune(dir string, newest *backupv1.Header, keep int) (removed int, err error) {
+	if err := sweep(dir); err != nil {
+		return 0, err
+	}
+	list, err := List(dir, newest.GetClusterId())
 	if err != nil {
 		return 0, err
 	}
+	list = upTo(list, func() (term, index uint64) { return newest.GetTerm(), newest.GetIndex() })
 	for _, f := range list[:max(0, len(list)-keep)] {
 		if err := os.Remove(f.Path); err != nil {
 			return removed, fmt.Errorf("removing an old backup: %w", err)
@@ -170,6 +189,27 @@ func Prune(dir string, cluster []byte, keep int) (removed int, err error) {
 		removed++
 	}
 	return removed, nil
+}
+
+// sweepAfter is how old an unfinished file is before nobody can be writing it.
+const sweepAfter = 24 * time.Hour
+
+// sweep removes unfinished files that nobody has written to for long.
+func sweep(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
+	if err != nil {
+		return fmt.Errorf("looking for unfinished backups: %w", err)
+	}
+	for _, path := range left {
+		st, err := os.Lstat(path)
+		if err != nil || !st.Mode().IsRegular() || time.Since(st.ModTime()) < sweepAfter {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("removing an unfinished backup: %w", err)
+		}
+	}
+	return nil
 }
 
 // VerifyFile is Verify of a file.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
@@ -38,8 +39,11 @@ type Schedule struct {
 	Keep  int
 	// Leads tells whether this node leads the realm.
 	Leads func() bool
-	// Changed is an index at or above that of the last change to what a backup holds; empty entries and notes of backups are none.
-	Changed func() uint64
+	// Changed is the place in the log, or a later one, of the last change to what a backup holds; empty entries and notes of backups are none. After a
+	// recovery from a lost quorum the log may go on from a lower index, in a later term.
+	Changed func() (term, index uint64)
+	// Applied is the place in the log that this node has applied. A file that claims a later one is of another life of the cluster, or forged.
+	Applied func() (term, index uint64)
 	// Cluster is the cluster's id.
 	Cluster func() ([]byte, error)
 	// Save writes one backup.
@@ -57,6 +61,7 @@ type Schedule struct {
 	failure error     // of the last try; nil after one that ended well, or when this node does not lead
 	retry   time.Time // not before
 	checked time.Time // when the newest file was last read again here
+	written string    // the last file
 }
 
 // Run looks again and again until ctx ends.
@@ -120,6 +125,7 @@ func (s *Schedule) look(ctx context.Context, now time.Time) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	list = upTo(list, s.Applied)
 	if len(list) == 0 {
 		return s.write(ctx, cluster)
 	}
@@ -128,7 +134,7 @@ func (s *Schedule) look(ctx context.Context, now time.Time) (string, error) {
 	if age := now.Sub(made); age >= 0 && age < s.Every || age < 0 && age > -s.Every {
 		return "", nil
 	}
-	if newest.Header.GetIndex() < s.Changed() {
+	if term, index := s.Changed(); newest.before(term, index) {
 		return s.write(ctx, cluster)
 	}
 	if now.Sub(s.checked) < s.Every {
@@ -143,11 +149,11 @@ func (s *Schedule) write(ctx context.Context, cluster []byte) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.checked = s.Now()
+	s.checked, s.written = s.Now(), path
 	h := sum.Header
 	s.Log.Info("backup written", "path", path, "index", h.GetIndex(), "principals", h.GetPrincipals(), "bytes", sum.Bytes, "took", s.Now().Sub(begun))
 	s.note(ctx, NoteOf(sum, s.Node))
-	removed, err := Prune(s.Dir, cluster, s.Keep)
+	removed, err := Prune(s.Dir, h, s.Keep)
 	if removed > 0 {
 		s.Log.Info("old backups removed", "dir", s.Dir, "files", removed)
 	}
@@ -158,25 +164,32 @@ func (s *Schedule) write(ctx context.Context, cluster []byte) (string, error) {
 }
 
 // check reads the newest backup again, which still holds the present state, and tells the cluster that it is there. One that has changed on its
-// disk is written anew.
+// disk, can't be read, or that the cluster does not know by its hash, is written anew; a damaged one goes once the other is there.
 func (s *Schedule) check(ctx context.Context, cluster []byte, f File, now time.Time) (string, error) {
 	sum, n, err := hashFile(f.Path)
 	last := s.Last()
 	known := last.GetIndex() == f.Header.GetIndex() && last.GetAt() == f.Header.GetCreatedAt()
-	if err == nil && known && !bytes.Equal(sum, last.GetSha256()) {
+	if err == nil && !known {
+		return s.write(ctx, cluster) // what it says of itself in clear proves nothing
+	}
+	if err == nil && !bytes.Equal(sum, last.GetSha256()) {
 		err = fmt.Errorf("%w: it is not what was written", ErrDamaged)
 	}
 	if err != nil {
 		s.Log.Error("the newest backup can't be trusted; writing another", "path", f.Path, "error", err)
-		if err := os.Remove(f.Path); err != nil {
+		result, err := s.write(ctx, cluster)
+		if err != nil || s.written == f.Path {
+			return result, err
+		}
+		if err := os.Remove(f.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", fmt.Errorf("removing a damaged backup: %w", err)
 		}
-		return s.write(ctx, cluster)
+		return result, nil
 	}
 	s.checked = now
 	s.note(ctx, &statev1.BackupNote{
 		Index: f.Header.GetIndex(), At: f.Header.GetCreatedAt(), Bytes: n, Sha256: sum, Node: f.Header.GetNode(),
-		Verified: known && last.GetVerified(), CheckedAt: now.UnixMilli(),
+		Verified: last.GetVerified(), CheckedAt: now.UnixMilli(),
 	})
 	return Checked, nil
 }

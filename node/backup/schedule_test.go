@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	backupv1 "github.com/charon-kdc/charon/proto/charon/backup/v1"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 )
 
@@ -22,20 +24,22 @@ type plan struct {
 	now     time.Time
 	leads   bool
 	changed uint64
+	term    uint64 // of the last change
 	last    *statev1.BackupNote
 	results []string
 }
 
 func newPlan(t *testing.T) *plan {
 	p := &plan{f: newFixture(t), t: t, now: time.UnixMilli(1_900_000_000_000), leads: true}
-	p.changed = p.f.index
+	p.changed, p.term = p.f.index, 1
 	clock := func() time.Time { return p.now }
 	src := p.f.source()
 	src.Now = clock
 	p.Schedule = &Schedule{
 		Dir: t.TempDir(), Every: time.Hour, Keep: 3, Node: "n1", Now: clock, Log: slog.New(slog.DiscardHandler),
 		Leads:   func() bool { return p.leads },
-		Changed: func() uint64 { return p.changed },
+		Changed: func() (uint64, uint64) { return p.term, p.changed },
+		Applied: func() (uint64, uint64) { index, term := p.f.db.Applied(); return term, index },
 		Cluster: func() ([]byte, error) { return p.f.cluster, nil },
 		Save:    func(w io.Writer) (*Summary, error) { return Save(w, src, nil, true) },
 		Last:    func() *statev1.BackupNote { return p.last },
@@ -58,7 +62,7 @@ func (p *plan) look(d time.Duration, want ...string) {
 
 func (p *plan) change(name string) {
 	p.f.principal(name)
-	p.changed = p.f.index
+	p.changed, p.term = p.f.index, 1
 }
 
 func (p *plan) files() []File {
@@ -218,10 +222,123 @@ func TestWriteFileNeverReplacesSomethingElse(t *testing.T) {
 		}
 	}
 	f.cluster = []byte("another cluster!")
-	if n, err := Prune(dir, f.cluster, 0); n != 0 || err != nil {
+	if n, err := Prune(dir, &backupv1.Header{ClusterId: f.cluster, Index: 1 << 40}, 0); n != 0 || err != nil {
 		t.Error(n, err)
 	}
 	if b, err := os.ReadFile(path); err != nil || string(b) != "my letters" {
 		t.Error(string(b), err)
+	}
+}
+
+// After a recovery from a lost quorum the log may go on from a lower index than that of a backup by a lost leader: it holds not what came after, and never
+// pushes out what does.
+func TestScheduleAfterARecovery(t *testing.T) {
+	lost := newPlan(t)
+	for _, name := range []string{"a", "b", "c"} {
+		lost.change(name)
+	}
+	lost.look(0, Written)
+	p := newPlan(t)
+	p.Dir, p.Keep, p.f.term, p.last = lost.Dir, 1, 2, lost.last
+	p.change("after")
+	p.term = 2
+	p.look(time.Hour, Written)
+	if f := p.files(); len(f) != 1 || f[0].Header.GetIndex() != p.f.index || f[0].Header.GetTerm() != 2 {
+		t.Fatal("the present state's backup is not what is left:", f)
+	}
+	p.look(time.Hour, Checked)
+}
+
+// A file that only says that it is this cluster's latest stands in no backup's way.
+func TestScheduleBelievesNoHeader(t *testing.T) {
+	p := newPlan(t)
+	p.look(0, Written)
+	forge := func(term, index uint64) {
+		t.Helper()
+		b, err := preamble(&backupv1.Header{ClusterId: p.f.cluster, Recipients: []string{"age1"}, Term: term, Index: index, CreatedAt: p.now.UnixMilli()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(p.Dir, FileName(index)), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.Keep = 1
+	forge(1<<40, 1<<40)
+	p.change("a")
+	p.look(time.Hour, Written)
+	genuine := filepath.Join(p.Dir, FileName(p.f.index))
+	if _, err := VerifyFile(genuine, p.f.kit); err != nil {
+		t.Error("beside one that claims to be later:", err)
+	}
+	forge(1, p.f.index)
+	p.look(time.Hour, Written)
+	if _, err := VerifyFile(genuine, p.f.kit); err != nil {
+		t.Error("in place of the newest:", err)
+	}
+}
+
+// The newest backup stays until there is another, whatever is wrong with it.
+func TestScheduleRemovesNothingFirst(t *testing.T) {
+	p := newPlan(t)
+	p.look(0, Written)
+	path := p.files()[0].Path
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-20] ^= 1
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	save := p.Save
+	p.Save = func(io.Writer) (*Summary, error) { return nil, errors.New("disk full") }
+	p.look(time.Hour, Failed)
+	if len(p.files()) != 1 {
+		t.Error("removed before another was there")
+	}
+	p.Save = save
+	p.look(time.Minute, Written)
+	if _, err := VerifyFile(path, p.f.kit); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is called like a backup and is no file is not opened: a pipe would hold the schedule for ever.
+func TestListOpensFilesOnly(t *testing.T) {
+	dir, f := t.TempDir(), newFixture(t)
+	if err := syscall.Mkfifo(filepath.Join(dir, FileName(5)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { _, err := List(dir, f.cluster); done <- err }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("waits for a writer of the pipe")
+	}
+}
+
+// What a writer that died has left goes after a day; what is being written stays.
+func TestUnfinishedFilesAreSwept(t *testing.T) {
+	p := newPlan(t)
+	old, young := filepath.Join(p.Dir, tempPrefix+"1"), filepath.Join(p.Dir, tempPrefix+"2")
+	for _, path := range []string{old, young} {
+		if err := os.WriteFile(path, make([]byte, 9), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chtimes(old, time.Time{}, time.Now().Add(-25*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	p.look(0, Written)
+	if _, err := os.Stat(old); !errors.Is(err, os.ErrNotExist) {
+		t.Error("left behind:", err)
+	}
+	if _, err := os.Stat(young); err != nil {
+		t.Error(err)
 	}
 }
