@@ -177,10 +177,10 @@ func (s *Store) Service() (state, reason string) {
 	switch {
 	case s.cfg.RefuseWithoutQuorum:
 		return ServiceRefusing, "no quorum, and without_quorum is refuse"
-	case s.lease.age() > s.cfg.StaleLimit:
+	case s.lease.stale() > s.cfg.StaleLimit:
 		return ServiceRefusing, s.tooOld()
 	}
-	return ServiceDegraded, fmt.Sprintf("no quorum: serving from this node's own state, last contact %v ago", s.lease.age().Round(time.Second))
+	return ServiceDegraded, fmt.Sprintf("no quorum: serving from this node's own state, last contact %v ago", s.lease.stale().Round(time.Second))
 }
 
 // Holding tells whether proofs wait for a leader, as during an election.
@@ -194,7 +194,7 @@ func (s *Store) Degraded() bool {
 
 // tooOld says that StaleLimit has passed.
 func (s *Store) tooOld() string {
-	if age := s.lease.age(); age < unheard {
+	if age := s.lease.stale(); age < unheard {
 		return fmt.Sprintf("no leader heard of for %v", age.Round(time.Second))
 	}
 	return "no leader heard of, and its own log does not say when there last was one"

@@ -27,7 +27,10 @@ type heard struct {
 	until   uint64
 	journal *journal
 	// keep: the view holds what the journal could not, up to that time in ms.
-	keep     int64
+	keep int64
+	// tailed: the view holds what the log's end has, committed or not; known are the proofs that are in the journal as well.
+	tailed   bool
+	known    map[[16]byte]struct{}
 	underway int  // items of the journal that wait for their verdicts
 	sent     bool // some of them went to a leader
 	failed   bool // one of them got no verdict
@@ -37,8 +40,10 @@ func newHeard(applied *replay.State, counted *watermark) *heard {
 	return &heard{applied: applied, counted: counted}
 }
 
-// remember takes what an earlier process of this node journalled.
-func (h *heard) remember(j journalled) {
+// remember takes what an earlier process of this node journalled. inLog is the index by which the log had it; 0: it had not.
+func (h *heard) remember(j journalled, inLog uint64) {
+	h.until = max(h.until, inLog)
+	h.know(j.K)
 	view := h.viewOrNew()
 	if j.attempt {
 		view.Count(j.at, j.Attempt, h.applied.Activity(j.Principal))
@@ -91,8 +96,8 @@ func (h *heard) tail(log raft.LogStore, snaps raft.SnapshotStore) error {
 		}
 		h.until = i
 	}
-	if h.until > 0 {
-		h.view.Store(view)
+	if h.tailed = h.until > 0; h.tailed || len(list) > 0 {
+		h.view.Store(view) // the applied state does not have the snapshot yet
 	}
 	h.last = view.Now()
 	return nil
@@ -138,10 +143,10 @@ func (h *heard) count(it item, sent bool, at int64) (v replay.Verdict, full bool
 	defer h.mu.Unlock()
 	view := h.viewOrNew()
 	v = view.Count(at, it.Attempt, h.applied.Activity(it.Principal))
-	if v != replay.Fresh {
+	if v != replay.Fresh && !h.onlyInTail(v, it.K) {
 		return v, false
 	}
-	return v, h.note(view, journalled{it, sent, at})
+	return v, h.note(view, journalled{it, sent || v == replay.Same, at})
 }
 
 // accept is this node's own verdict on an authenticator, at a time in ms, and journals what it calls Fresh.
@@ -153,14 +158,38 @@ func (h *heard) accept(p replay.Proof, sent bool, at int64) (v replay.Verdict, f
 	defer h.mu.Unlock()
 	view := h.viewOrNew()
 	v = view.Accept(at, p)
-	if v != replay.Fresh {
+	if v != replay.Fresh && !h.onlyInTail(v, p.K) {
 		return v, false
 	}
 	return v, h.note(view, journalled{item{Attempt: replay.Attempt{Proof: p}}, sent, at})
 }
 
+// onlyInTail tells whether what is answered as the same request again is known from the log's end alone, which the others may never commit: then the
+// journal must have it, too. mu is held.
+func (h *heard) onlyInTail(v replay.Verdict, k [16]byte) bool {
+	if v != replay.Same || !h.tailed {
+		return false
+	}
+	_, known := h.known[k]
+	return !known
+}
+
+// know is called with mu held, or before anything runs. What the journal holds bounds the map.
+func (h *heard) know(k [16]byte) {
+	if !h.tailed {
+		return
+	}
+	if h.known == nil {
+		h.known = map[[16]byte]struct{}{}
+	}
+	if len(h.known) < journalMax {
+		h.known[k] = struct{}{}
+	}
+}
+
 func (h *heard) note(view *replay.State, j journalled) (full bool) {
 	h.view.Store(view)
+	h.know(j.K)
 	full = h.journal.add(j)
 	if h.journal.lostRecords() > 0 {
 		h.keep = j.at + 2*(h.applied.Skew()+replay.Slack).Milliseconds()
@@ -209,7 +238,7 @@ func (h *heard) again(n int, sent bool) {
 // ended is called with mu held. A batch is submitted again as a whole, which changes nothing that was decided.
 func (h *heard) ended(n int) {
 	if h.underway -= n; h.underway == 0 {
-		h.journal.done(!h.failed, h.sent)
+		h.journal.done(!h.failed, h.sent, h.until)
 	}
 }
 
@@ -221,6 +250,7 @@ func (h *heard) settle(alone bool, at int64) error {
 		return nil
 	}
 	h.view.Store(nil)
+	h.tailed, h.known = false, nil
 	if alone {
 		return nil
 	}

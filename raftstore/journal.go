@@ -25,7 +25,7 @@ const journalMax = 1 << 19
 //	        16 B principal, u32 window, i64 unlocked at, u32 CRC-32C
 //
 //	kind 1, an authenticator that was accepted; 2, an attempt
-//	kind 3, decided: the records before the file offset in "when" are in the log
+//	kind 3, decided: the records before the file offset in "when" are in the log, at the latest by the index in "unlocked at"
 //	kind 4, full: from here on something was not written
 const (
 	journalFile    = "journal" // in the replay group's directory
@@ -69,9 +69,9 @@ type journalled struct {
 	at   int64 // ms since the epoch
 }
 
-// openJournal reads the records that an earlier process left and gives each that is not decided to take. incomplete says why something may be
-// missing, or is empty.
-func openJournal(path string, boot [16]byte, disk Disk, take func(journalled)) (j *journal, incomplete string, err error) {
+// openJournal reads the records that an earlier process left and gives each to take, with the index by which the log had it, or 0 if that is not decided.
+// incomplete says why something may be missing, or is empty.
+func openJournal(path string, boot [16]byte, disk Disk, take func(r journalled, inLog uint64)) (j *journal, incomplete string, err error) {
 	j = &journal{path: path, boot: boot, disk: disk, max: journalMax}
 	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
 	if errors.Is(err, os.ErrNotExist) {
@@ -88,7 +88,7 @@ func openJournal(path string, boot [16]byte, disk Disk, take func(journalled)) (
 	return j, incomplete, nil
 }
 
-func (j *journal) load(take func(journalled)) (incomplete string, err error) {
+func (j *journal) load(take func(journalled, uint64)) (incomplete string, err error) {
 	info, err := j.file.Stat()
 	if err != nil {
 		return "", err
@@ -114,10 +114,11 @@ func (j *journal) load(take func(journalled)) (incomplete string, err error) {
 	if err != nil {
 		return "", err
 	}
+	index := uint64(0)
 	for _, r := range records {
 		switch r.kind {
 		case recordDecided:
-			j.decided = max(j.decided, min(r.at, j.end))
+			j.decided, index = max(j.decided, min(r.at, j.end)), max(index, uint64(r.UnlockedAt))
 		case recordFull:
 			incomplete = "it was full"
 		default:
@@ -128,9 +129,13 @@ func (j *journal) load(take func(journalled)) (incomplete string, err error) {
 		incomplete = fmt.Sprintf("%d of its records are damaged", damaged)
 	}
 	for _, r := range records {
-		if r.offset >= j.decided && r.kind <= recordAttempt {
+		switch {
+		case r.kind > recordAttempt:
+		case r.offset < j.decided:
+			take(r.journalled, index)
+		default:
 			j.pending++
-			take(r.journalled)
+			take(r.journalled, 0)
 		}
 	}
 	return incomplete, nil
@@ -287,8 +292,8 @@ func (j *journal) batch(n int) ([]journalled, error) {
 	return out, nil
 }
 
-// done ends the batch that is under way: decided, or not this time, and then sent tells whether a leader may have got some of it.
-func (j *journal) done(decided, sent bool) {
+// done ends the batch that is under way: decided, by that index of the log, or not this time, and then sent tells whether a leader may have got some of it.
+func (j *journal) done(decided, sent bool, index uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	switch {
@@ -298,7 +303,7 @@ func (j *journal) done(decided, sent bool) {
 		if j.decided >= j.end {
 			j.pending = 0
 		}
-		j.write(&record{kind: recordDecided, journalled: journalled{at: j.decided}})
+		j.write(&record{kind: recordDecided, journalled: journalled{at: j.decided, item: item{Attempt: replay.Attempt{UnlockedAt: int64(index)}}}})
 	case sent:
 		j.sent = max(j.sent, j.underway)
 	}

@@ -15,7 +15,11 @@ import (
 // reopened is the journal in path as the next process finds it, and what is not decided.
 func reopened(t *testing.T, path string, boot byte) (j *journal, left []journalled, incomplete string) {
 	t.Helper()
-	j, incomplete, err := openJournal(path, [16]byte{boot}, Disk{}, func(r journalled) { left = append(left, r) })
+	j, incomplete, err := openJournal(path, [16]byte{boot}, Disk{}, func(r journalled, inLog uint64) {
+		if inLog == 0 {
+			left = append(left, r)
+		}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,11 +66,11 @@ func TestJournal(t *testing.T) {
 	if more, _ := j.batch(4); more != nil {
 		t.Errorf("a second batch beside the first: %+v", more)
 	}
-	j.done(false, true)
+	j.done(false, true, 0)
 	if batch, _ = j.batch(4); len(batch) != 4 || !batch[1].sent {
 		t.Errorf("after a try that may have reached a leader: %+v", batch)
 	}
-	j.done(true, false)
+	j.done(true, false, 8)
 	j.add(authenticator(10)) // cut off again
 	want = append(want, authenticator(10))
 
@@ -81,7 +85,7 @@ func TestJournal(t *testing.T) {
 		if batch, err := j.batch(3); err != nil || len(batch) == 0 {
 			t.Fatal(batch, err)
 		}
-		j.done(true, false)
+		j.done(true, false, 8)
 	}
 	if err := j.clear(); err != nil {
 		t.Fatal(err)

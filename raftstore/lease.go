@@ -22,10 +22,13 @@ type lease struct {
 	// grant in force; nil: none.
 	grant atomic.Pointer[grant]
 	// contact is when a leader was last heard of.
-	contact atomic.Pointer[time.Time]
+	contact atomic.Pointer[contact]
 	// lost: this process has run for CutOff and not heard of one.
 	lost atomic.Bool
 }
+
+// contact is one moment by both clocks.
+type contact struct{ at, wall time.Time }
 
 type grant struct {
 	asked time.Time // its monotonic part counts
@@ -37,8 +40,7 @@ type grant struct {
 // newLease starts with the last contact that an earlier process had, gap before this one.
 func newLease(s *Store, gap time.Duration) *lease {
 	l := &lease{s: s}
-	at := time.Now().Add(-gap)
-	l.contact.Store(&at)
+	l.contact.Store(&contact{time.Now().Add(-gap), s.cfg.Now().Add(-gap).Round(0)})
 	return l
 }
 
@@ -83,11 +85,16 @@ func (l *lease) catchUp(ctx context.Context) error {
 }
 
 // age of the last contact with a leader, that of an earlier process included; unheard or more if there is none on record.
-func (l *lease) age() time.Duration { return time.Since(*l.contact.Load()) }
+func (l *lease) age() time.Duration { return time.Since(l.contact.Load().at) }
+
+// stale is age by the clock that says more: the monotonic one stands still while the machine sleeps, the other one may be put back.
+func (l *lease) stale() time.Duration {
+	return max(l.age(), l.s.cfg.Now().Sub(l.contact.Load().wall))
+}
 
 // known is age, or negative if there is none.
 func (l *lease) known() time.Duration {
-	if age := l.age(); age < unheard {
+	if age := l.stale(); age < unheard {
 		return age
 	}
 	return -time.Millisecond
@@ -117,8 +124,7 @@ func (l *lease) renew(ctx context.Context) {
 	if !ok {
 		return
 	}
-	now := time.Now()
-	l.contact.Store(&now)
+	l.contact.Store(&contact{time.Now(), l.s.cfg.Now().Round(0)})
 	l.lost.Store(false)
 	l.grant.Store(&grant{asked: asked, wall: wall, until: asked.Add(l.s.cfg.Timing.Fresh), index: index})
 }

@@ -263,7 +263,7 @@ func (p *proofs) watch(ctx context.Context) {
 		case <-t.C:
 		}
 		ran.tick(time.Now())
-		p.s.lease.lost.Store(ran.since(*p.s.lease.contact.Load()) >= limit)
+		p.s.lease.lost.Store(ran.since(p.s.lease.contact.Load().at) >= limit)
 		p.mu.Lock()
 		lost := !p.up && ran.since(p.upAt) >= limit
 		if oldest := p.oldest(); oldest != nil && ran.since(oldest.at) >= limit {

@@ -155,7 +155,7 @@ func (p *principals) Principal(realmName string, name krb5.PrincipalName) (*kdb.
 	if p.s.cfg.RefuseWithoutQuorum && p.s.cutOff() {
 		return nil, kdb.ErrUnavailable
 	}
-	if p.s.lease.age() > p.s.cfg.StaleLimit || p.s.applied.get() == 0 || p.s.clock.out.Load() || p.s.integrity.out.Load() {
+	if p.s.lease.stale() > p.s.cfg.StaleLimit || p.s.applied.get() == 0 || p.s.clock.out.Load() || p.s.integrity.out.Load() {
 		return nil, kdb.ErrStale
 	}
 	var buf [256]byte

@@ -163,10 +163,19 @@ func (p *proofs) Submit(proof kdb.Proof) kdb.Pending {
 		return decided{pr, 0, kdb.ErrUnavailable} // not the client's fault: it may come again, or ask elsewhere
 	}
 	w := &pending{item: item{Attempt: replay.Attempt{Proof: pr}}, relaxable: proof.Relaxable}
-	if !proof.Relaxable || !p.s.cfg.AsyncReplay {
+	if !proof.Relaxable {
 		return p.enqueue(w)
 	}
-	if p.seen.check(pr) || p.s.heard.copied(pr) {
+	if p.s.heard.copied(pr) {
+		return decided{pr, kdb.Repeat, nil} // what this node accepted alone, the leader may have yet to hear
+	}
+	if !p.s.cfg.AsyncReplay {
+		return p.enqueue(w)
+	}
+	if p.s.state.Judge(pr) == replay.Stale {
+		return decided{pr, kdb.Stale, nil} // by the log's time, whatever this node's clock says
+	}
+	if p.seen.check(pr) {
 		return decided{pr, kdb.Repeat, nil}
 	}
 	w.answered = true

@@ -91,8 +91,12 @@ func (r *Recovery) run(d *disk) (*Recovered, error) {
 	if err := d.recoverRealm(r.Survivors, base.ID == own.ID); err != nil {
 		return nil, fmt.Errorf("recovering the realm group: %w", err)
 	}
-	epoch := r.epoch(d)
-	if err := d.recoverReplay(r.Survivors.configuration(replayBase, func(v Survivor) string { return v.ReplayID }), epoch); err != nil {
+	epoch, now, err := r.epoch(d)
+	if err != nil {
+		return nil, fmt.Errorf("reading the replay log: %w", err)
+	}
+	conf := r.Survivors.configuration(replayBase, func(v Survivor) string { return v.ReplayID })
+	if err := d.recoverReplay(conf, epoch, now, replayBase.ID == own.ID); err != nil {
 		return nil, fmt.Errorf("recovering the replay group: %w", err)
 	}
 	if epoch.NotBefore > 0 {
@@ -165,14 +169,21 @@ func checkRecovering(dir string) error {
 	return err
 }
 
-// epoch is the new life of the replay cache: what the lost nodes accepted is not known, so no authenticator from before its begin is taken.
-func (r *Recovery) epoch(d *disk) replay.Epoch {
+// epoch is the new life of the replay cache: what the lost nodes accepted is not known, so no authenticator from before its begin is taken. It goes by the
+// widest clock skew that any node may have allowed, and by the time of the logs where this machine's clock is behind it. now is the replay log's time, in ms.
+func (r *Recovery) epoch(d *disk) (e replay.Epoch, now int64, err error) {
 	if r.WaiveEpoch {
-		return replay.Epoch{}
+		return e, 0, nil
 	}
-	skew := max(r.ClockSkew, replay.SkewDefault)
-	lost := time.UnixMilli(max(r.Now().UnixMilli(), d.db.Now()))
-	return replay.Epoch{NotBefore: EpochAfter(lost, skew).UnixMilli()}
+	end := newHeard(replay.New(), newWatermark(0))
+	if err := end.tail(d.replay, d.snaps); err != nil {
+		return e, 0, err
+	}
+	state := end.viewOrNew()
+	lost := time.UnixMilli(max(r.Now().UnixMilli(), d.db.Now(), state.Now()))
+	e.NotBefore = EpochAfter(lost, max(r.ClockSkew, replay.SkewDefault, state.Skew())).UnixMilli()
+	_, err = rand.Read(e.ID[:])
+	return e, max(state.Now(), 1), err
 }
 
 // configuration has one voter; the others are promoted once they have caught up, so that nobody votes by a log that lacks what the voter's has.
@@ -218,8 +229,15 @@ func (d *disk) applyRealm(l *raft.Log) error {
 	return err
 }
 
-// recoverReplay brings the cache up to the end of its log and begins the epoch in it.
-func (d *disk) recoverReplay(conf raft.Configuration, epoch replay.Epoch) error {
+// recoverReplay brings the cache up to the end of its log and begins the epoch in it. On the base the epoch is one more entry of the log: the others, each
+// with an epoch of its own until they meet the base, are behind that, and take the base's state.
+func (d *disk) recoverReplay(conf raft.Configuration, epoch replay.Epoch, now int64, base bool) error {
+	if base && epoch.NotBefore > 0 {
+		if err := d.appendEpoch(epoch, now); err != nil {
+			return err
+		}
+		epoch = replay.Epoch{}
+	}
 	state := replay.New()
 	fsm := &recoverFSM{
 		apply:   func(l *raft.Log) error { _, err := state.Apply(l.Data); return err },
@@ -227,10 +245,7 @@ func (d *disk) recoverReplay(conf raft.Configuration, epoch replay.Epoch) error 
 	}
 	fsm.last = func() error {
 		if epoch.NotBefore > 0 {
-			if _, err := rand.Read(epoch.ID[:]); err != nil {
-				return err
-			}
-			entry, err := replay.EncodeEpoch(max(state.Now(), 1), epoch)
+			entry, err := replay.EncodeEpoch(now, epoch)
 			if err != nil {
 				return err
 			}
@@ -243,6 +258,19 @@ func (d *disk) recoverReplay(conf raft.Configuration, epoch replay.Epoch) error 
 	}
 	noted := &receivedSnapshots{d.snaps, d.replay, filepath.Join(d.dir, replayGroup), Disk{}, func() {}}
 	return recoverGroup(serverID(d.replayID), fsm, d.replay, &notedSnapshots{noted}, conf)
+}
+
+// appendEpoch makes the epoch the last entry of the replay log.
+func (d *disk) appendEpoch(epoch replay.Epoch, now int64) error {
+	v, err := d.survivor()
+	if err != nil {
+		return err
+	}
+	data, err := replay.EncodeEpoch(now, epoch)
+	if err != nil {
+		return err
+	}
+	return d.replay.StoreLog(&raft.Log{Index: v.Replay.Index + 1, Term: v.Replay.Term, Type: raft.LogCommand, Data: data})
 }
 
 func recoverGroup(id raft.ServerID, fsm raft.FSM, log *logstore.Store, snaps raft.SnapshotStore, conf raft.Configuration) error {

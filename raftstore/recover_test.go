@@ -195,3 +195,55 @@ func TestRecoverRefuses(t *testing.T) {
 	n.start(nil)
 	c.waitReady()
 }
+
+// Survivors whose logs end alike have one state afterwards: the epoch is the base's, and it refuses what any node may have accepted, by the widest skew
+// that the cluster allowed and by the cluster's clock if that was ahead of this machine's.
+func TestRecoverBeginsOneEpoch(t *testing.T) {
+	const skew = 20 * time.Minute
+	c := newCluster(t, 3, func(cfg *Config) { cfg.ClockSkew = skew })
+	c.waitReady()
+	for _, n := range c.nodes {
+		c.waitFor("the skew at "+n.name, func() bool { return n.store.ClockSkewMax() == skew })
+	}
+	l := c.waitLeader()
+	if v := l.verdict("before", "r"); !accepted(v) {
+		t.Fatal(v)
+	}
+	last := func(n *testNode) uint64 { return n.store.replay.raft.LastIndex() }
+	a, b := c.nodes[0], c.nodes[1]
+	c.waitFor("equal logs", func() bool {
+		return last(a) == last(b) && a.store.counted.get() == last(a) && b.store.counted.get() == last(a)
+	})
+	for _, n := range c.nodes {
+		n.kill()
+	}
+	f := c.survivors(a, b)
+	if f.Survivors[0].Replay != f.Survivors[1].Replay {
+		t.Fatalf("%+v", f.Survivors)
+	}
+	base := time.Now().Add(-time.Hour) // this machine's clock
+	var from time.Time
+	for i, n := range []*testNode{a, b} {
+		r, err := Recover(Recovery{Dir: n.dir, Survivors: f, ClockSkew: 5 * time.Minute, Now: func() time.Time { return base.Add(time.Duration(i) * time.Second) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n.name == r.ReplayBase {
+			from = r.TicketsFrom
+		}
+	}
+	if left := time.Until(from); left < skew || left > skew+5*time.Minute {
+		t.Errorf("no service tickets for %v, want the skew and the slack", left)
+	}
+	c.nodes = []*testNode{a, b}
+	a.start(nil)
+	b.start(nil)
+	c.waitFor("both to vote", func() bool { return c.votes(a) && c.votes(b) })
+	c.waitFor("one state", func() bool {
+		ai, bi := a.store.counted.get(), b.store.counted.get()
+		return ai == bi && a.store.state.Hash() == b.store.state.Hash()
+	})
+	if ea, eb := a.store.state.Epoch(), b.store.state.Epoch(); ea != eb || ea.NotBefore != from.UnixMilli() {
+		t.Errorf("epochs %v and %v, told %v", ea, eb, from)
+	}
+}

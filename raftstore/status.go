@@ -252,7 +252,7 @@ func (s *Store) unfit() string {
 		return s.noMasterKey()
 	case !s.isMember():
 		return "removed from the cluster"
-	case s.lease.age() > s.cfg.StaleLimit:
+	case s.lease.stale() > s.cfg.StaleLimit:
 		return s.tooOld()
 	}
 	return s.wrongClock()
