@@ -120,8 +120,7 @@ func restore(ctx context.Context, o RestoreOptions, r *backup.Reader) (*RestoreR
 	}
 	first := &raftstore.Bootstrap{Restored: true}
 	if !o.NoEpoch {
-		skew := max(c.KDC.ClockSkew.Duration, time.Duration(h.GetClockSkew())*time.Second)
-		first.Epoch = raftstore.EpochAfter(e.now, skew)
+		first.Epoch = epochOf(h, e.now, c.KDC.ClockSkew.Duration)
 	}
 	if err := e.bootstrap(ctx, c, self, mine, first, o.Logger); err != nil {
 		return nil, fmt.Errorf("making a cluster of the backup: %w", err)
@@ -145,6 +144,15 @@ func restore(ctx context.Context, o RestoreOptions, r *backup.Reader) (*RestoreR
 		Header: h, Keys: keys, Secrets: secrets, Name: o.Name, ClusterID: e.cluster, CAPin: hex.EncodeToString(pin[:]), MasterKey: keyPath,
 		AdminDir: filepath.Join(c.Dir, adminDir), Recovery: e.kit, Epoch: first.Epoch, SelfRecord: self,
 	}, syncDir(c.Dir)
+}
+
+// epochOf is up to when authenticators are refused: the lost cluster may have accepted any until now, or until the backup was made where this machine's clock
+// is behind that, by the wider of both clock skews.
+func epochOf(h *backupv1.Header, now time.Time, skew time.Duration) time.Time {
+	if made := time.UnixMilli(h.GetCreatedAt()); made.After(now) {
+		now = made
+	}
+	return raftstore.EpochAfter(now, max(skew, time.Duration(h.GetClockSkew())*time.Second))
 }
 
 // restored is a cluster that is made from a backup: a genesis whose realm comes from elsewhere.

@@ -18,6 +18,8 @@ import (
 	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
 	"github.com/charon-kdc/charon/node/backup"
 	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
+	backupv1 "github.com/charon-kdc/charon/proto/charon/backup/v1"
+	"github.com/charon-kdc/charon/raftstore"
 	"github.com/charon-kdc/charon/raftstore/realm"
 )
 
@@ -439,5 +441,20 @@ func TestConfirmedBackup(t *testing.T) {
 	}
 	if got := known(); got.GetIndex() != sum.GetIndex() || !bytes.Equal(got.GetSha256(), sum.GetSha256()) {
 		t.Error(got, sum)
+	}
+}
+
+// A clock behind the backup's, as of a machine that has just been set up, does not shorten the epoch.
+func TestEpochOfABackupFromLater(t *testing.T) {
+	made := time.UnixMilli(1_900_000_000_000)
+	h := &backupv1.Header{CreatedAt: made.UnixMilli(), ClockSkew: 600}
+	for _, now := range []time.Time{made.Add(-time.Hour), made, made.Add(time.Hour)} {
+		from := made
+		if now.After(made) {
+			from = now
+		}
+		if got, want := epochOf(h, now, 5*time.Minute), raftstore.EpochAfter(from, 10*time.Minute); !got.Equal(want) {
+			t.Errorf("restored at %v: %v, want %v", now, got, want)
+		}
 	}
 }
