@@ -54,6 +54,9 @@ func (p *proofs) mayJudge() string {
 	if !p.alone.Load() {
 		return "authenticators can't be journalled"
 	}
+	if p.s.heard.journal.forgetful() {
+		return "authenticators can't be journalled, nor can that be noted"
+	}
 	p.mu.Lock()
 	joined := p.joinedAt > 0
 	p.mu.Unlock()
@@ -87,6 +90,9 @@ func (p *proofs) decideAlone(w *pending) (kdb.Verdict, error) {
 		}
 		v, full := p.s.heard.accept(pr, w.sent, now)
 		p.noteFull(full)
+		if p.s.heard.journal.forgetful() {
+			break
+		}
 		if v == replay.Fresh || v == replay.Same {
 			p.seen.check(pr)
 			return kdb.Unconfirmed, nil

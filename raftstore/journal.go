@@ -59,6 +59,8 @@ type journal struct {
 	records, pending, taken      int    // in the file; of them not decided; of the batch under way
 	lost, told                   uint64 // records that did not fit or could not be written; of them, those that takeLost told
 	dirty                        bool
+	// unmarked: records were lost, and the file could not be made to say so to the next process.
+	unmarked bool
 }
 
 // journalled is one record: an authenticator accepted (attempt is false) or an attempt counted, by this node alone. sent: it may be in the log all
@@ -247,10 +249,27 @@ func (j *journal) add(r journalled) (full bool) {
 	if j.lost++; j.lost > 1 {
 		return false
 	}
-	if j.file != nil {
-		j.write(&record{kind: recordFull})
+	if j.file == nil || !j.write(&record{kind: recordFull}) {
+		j.unmarked = !j.void()
 	}
 	return true
+}
+
+// void spoils the header where it lies, which needs no room on the disk: the next process then knows that something is missing.
+func (j *journal) void() bool {
+	f, err := os.OpenFile(j.path, os.O_WRONLY, 0)
+	if err != nil {
+		return false
+	}
+	_, err = f.WriteAt(make([]byte, len(journalMagic)), 0)
+	return errors.Join(err, f.Close()) == nil
+}
+
+// forgetful tells whether the next process would take a journal for whole that is not.
+func (j *journal) forgetful() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.unmarked
 }
 
 func (j *journal) write(r *record) bool {
@@ -318,7 +337,7 @@ func (j *journal) clear() (err error) {
 		return nil
 	}
 	err = errors.Join(j.file.Close(), os.Remove(j.path))
-	j.file, j.records, j.lost, j.told, j.dirty = nil, 0, 0, 0, false
+	j.file, j.records, j.lost, j.told, j.dirty, j.unmarked = nil, 0, 0, 0, false, false
 	return err
 }
 

@@ -197,3 +197,35 @@ func TestHeardKeepsTheJournal(t *testing.T) {
 		t.Error("kept when everything is applied")
 	}
 }
+
+// A journal that can't be written says so to the next process, without any room on the disk; one that can't even do that is not answered by.
+func TestJournalOnAFullDisk(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		path := filepath.Join(t.TempDir(), journalFile)
+		j, _, _ := reopened(t, path, 7)
+		if j.add(authenticator(1)) {
+			t.Fatal("full")
+		}
+		if err := j.file.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if j.file, err = os.Open(path); err != nil { // nothing can be added
+			t.Fatal(err)
+		}
+		if gone {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !j.add(authenticator(2)) {
+			t.Error("written")
+		}
+		if j.forgetful() != gone {
+			t.Errorf("gone is %v: forgetful is %v", gone, !gone)
+		}
+		if _, left, why := reopened(t, path, 7); !gone && (why == "" || len(left) != 1) {
+			t.Errorf("the next process: %d records, %q", len(left), why)
+		}
+	}
+}
