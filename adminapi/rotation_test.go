@@ -15,6 +15,7 @@ import (
 	"github.com/charon-kdc/charon/kdc/kdb"
 	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
+	"github.com/charon-kdc/charon/raftstore"
 	"github.com/charon-kdc/charon/raftstore/peer"
 )
 
@@ -215,6 +216,26 @@ func TestKrbtgtWaitsForWhoIsLate(t *testing.T) {
 	}
 	if got := acceptsFor(r, p, rot, true); got != 1050*time.Second+clockSlack+cutOffSlack {
 		t.Error(got)
+	}
+
+	b := newRotationBench(t)
+	b.store.Late = []raftstore.NodeRef{{Name: "n2"}}
+	staged := uint64(0)
+	b.svc.at = func(step string) error {
+		switch step {
+		case "krbtgt staged":
+			staged, _ = b.store.DB.Applied()
+		case "krbtgt everywhere":
+			if got := b.store.Waited(); got != staged || staged == 0 {
+				t.Errorf("staged at index %d, waited for %d", staged, got)
+			}
+		}
+		return nil
+	}
+	resp, err := b.rotateKrbtgt(&adminv1.RotateKrbtgtRequest{})
+	until := t0.Add(7*24*time.Hour + 10*time.Hour + clockSlack + cutOffSlack).UnixMilli()
+	if err != nil || resp.GetAcceptsUntil() != until || !slices.Equal(resp.GetLate(), []string{"n2"}) || resp.GetNodes() != 0 {
+		t.Errorf("with a node that is late: %v, %v", resp, err)
 	}
 }
 

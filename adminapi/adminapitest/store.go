@@ -43,11 +43,13 @@ type Store struct {
 	index     uint64
 	proposals int
 	follower  bool
-	waited    uint64
-	before    func()
-	lose      *bool
-	again     bool
-	waitErr   error
+	// Late is what WaitAllApplied tells.
+	Late    []raftstore.NodeRef
+	waited  uint64
+	before  func()
+	lose    *bool
+	again   bool
+	waitErr error
 }
 
 // New makes a realm with one voter, n1, whose log has the time of now.
@@ -219,7 +221,7 @@ func (s *Store) WaitAllApplied(_ context.Context, index uint64) ([]raftstore.Nod
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waited = index
-	return nil, s.waitErr
+	return s.Late, s.waitErr
 }
 
 // LockRemovals does nothing.
