@@ -36,7 +36,8 @@ type Packet struct {
 
 // Handler answers one request. Nil is no reply: a datagram is forgotten, a TCP connection is closed. The reply may be
 // shared with other requests; transport never changes it. The context ends when the server is stopped for good, not
-// when a peer goes away. A handler may block; it is run by many goroutines at once.
+// when a peer goes away. It is run by many goroutines at once. A handler may block, and says so first by Packet.Waiting: those that block without a word
+// hold the places of ComputeMax.
 type Handler func(ctx context.Context, p Packet) []byte
 
 // Config says where to listen and what to bear. The zero value of every limit is its default.

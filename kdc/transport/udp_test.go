@@ -122,6 +122,7 @@ func TestSlowRequestsHaveTheirOwnLane(t *testing.T) {
 		Slow: func(b []byte) bool { return b[0] == 's' },
 		Handler: func(ctx context.Context, p Packet) []byte {
 			if p.Data[0] == 's' {
+				p.Waiting()
 				waiting.Add(1)
 				<-release
 			}
