@@ -56,6 +56,10 @@ fuzz: ## every fuzz function for FUZZTIME each (default 30s)
 chaos: ## as root: a realm of real processes under every fault for CHAOSTIME (default 10m); CHAOSSEED repeats a run
 	$(GO) test -count=1 -timeout 0 -run '^TestChaos$$' -v ./test/chaos -args -chaos.for $(CHAOSTIME) -chaos.seed $(CHAOSSEED) -chaos.keep $(CURDIR)/$(BIN)/chaos
 
+.PHONY: mutants
+mutants: ## as root: plants every bug of internal/mutant and shows that it is found; MUTANTS=regexp plants some
+	$(GO) run ./test/mutants -only '$(MUTANTS)' -keep $(CURDIR)/$(BIN)/mutants
+
 .PHONY: bench
 bench: build ## ratios to Debian's krb5kdc on this machine, in one run; wants an idle machine
 	$(GO) run ./bench -charon $(CURDIR)/$(BIN)/charon -load $(CURDIR)/$(BIN)/charon-bench $(BENCHFLAGS)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/charon-kdc/charon/internal/mutant"
 	"github.com/charon-kdc/charon/kdc/kdb"
 	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
@@ -172,6 +174,9 @@ func (s *Service) firstKeys(p *statev1.Principal, src *adminv1.NewKeys, kvno uin
 	if p.Keys, err = s.makeKeys(p, kvno, password, keysalts); err != nil {
 		return err
 	}
+	if mutant.On(mutant.PasswordLogged) && password != nil {
+		s.Logger.Info("password set", "name", nameOf(p).String(), "password", *password)
+	}
 	p.Kvno = kvno
 	p.LastPasswordChange = now.UnixMilli()
 	if p.GetPasswordExpiration() == 0 {
@@ -304,6 +309,9 @@ func (s *Service) rename(ctx context.Context, p *statev1.Principal, to name, exp
 func pinSalts(p *statev1.Principal) {
 	for _, k := range p.GetKeys() {
 		k.SaltDefault = false
+		if mutant.On(mutant.RenameMovesSalt) {
+			k.Salt = p.GetRealm() + strings.Join(p.GetName(), "")
+		}
 	}
 	for _, h := range p.GetKeyHistory() {
 		for _, k := range h.GetKeys() {

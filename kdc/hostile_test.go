@@ -69,13 +69,13 @@ func (n *node) nodes(parent *node, visit func(parent, n *node)) {
 	}
 }
 
-// mutant is one way to spoil a value at one place.
-type mutant struct {
+// spoiler is one way to spoil a value at one place.
+type spoiler struct {
 	name  string
 	spoil func(parent, n *node) bool // false: does not apply
 }
 
-var mutants = []mutant{
+var spoilers = []spoiler{
 	{"drop", func(p, n *node) bool {
 		if p == nil {
 			return false
@@ -122,12 +122,12 @@ var mutants = []mutant{
 	}},
 }
 
-// each gives every mutant of the value b to use, by name. With pairs, every two places are spoiled at once by the first two mutants.
+// each gives every spoiled form of the value b to use, by name. With pairs, every two places are spoiled at once by the first two spoilers.
 func each(b []byte, pairs bool, use func(name string, b []byte)) {
 	count := 0
 	root, _ := parseDER(b)
 	root.nodes(nil, func(_, _ *node) { count++ })
-	spoil := func(at int, m mutant, root *node) bool {
+	spoil := func(at int, m spoiler, root *node) bool {
 		i, done := 0, false
 		type place struct{ p, n *node }
 		var found *place
@@ -143,7 +143,7 @@ func each(b []byte, pairs bool, use func(name string, b []byte)) {
 		return done
 	}
 	for at := range count {
-		for _, m := range mutants {
+		for _, m := range spoilers {
 			root, _ := parseDER(slices.Clone(b))
 			if spoil(at, m, root) {
 				use(fmt.Sprintf("%s %d", m.name, at), root.der())
@@ -153,7 +153,7 @@ func each(b []byte, pairs bool, use func(name string, b []byte)) {
 			continue
 		}
 		for other := at + 1; other < count; other++ {
-			for _, m := range mutants[:2] {
+			for _, m := range spoilers[:2] {
 				root, _ := parseDER(slices.Clone(b))
 				if spoil(other, m, root) && spoil(at, m, root) {
 					use(fmt.Sprintf("%s %d and %d", m.name, at, other), root.der())

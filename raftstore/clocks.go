@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/charon-kdc/charon/internal/mutant"
 	"github.com/charon-kdc/charon/raftstore/peer"
 )
 
@@ -207,8 +208,14 @@ func (c *clocks) time(now time.Time) int64 {
 
 // replayStamp and realmStamp are the times of the next entries of each log, in ms since the epoch: never before what is in the log.
 // On a leader that has passed its barrier the applied state knows.
-func (s *Store) replayStamp() int64 { return max(s.clocks.update(time.Now()), s.state.Now()) }
-func (s *Store) realmStamp() int64  { return max(s.clocks.update(time.Now()), s.db.Now()) }
+func (s *Store) replayStamp() int64 {
+	if mutant.On(mutant.ExpiryByLocalClock) {
+		return max(s.cfg.Now().UnixMilli(), s.state.Now())
+	}
+	return max(s.clocks.update(time.Now()), s.state.Now())
+}
+
+func (s *Store) realmStamp() int64 { return max(s.clocks.update(time.Now()), s.db.Now()) }
 
 // Now is the cluster's time: what the logs' next entries will be stamped with, as far as this node knows. Deadlines in the state are held against it and
 // made from it, never by one machine's clock.

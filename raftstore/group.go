@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/charon-kdc/charon/internal/mutant"
 	"github.com/charon-kdc/charon/raftstore/logstore"
 	"github.com/charon-kdc/charon/raftstore/peer"
 )
@@ -345,7 +346,7 @@ func (g *group) watch(ctx context.Context) {
 
 // lead is one term of leadership: a barrier, then the duties until ctx ends.
 func (g *group) lead(ctx context.Context) {
-	if !g.barrier(ctx) {
+	if !mutant.On(mutant.LeadsBeforeApplied) && !g.barrier(ctx) {
 		return
 	}
 	if g.led != nil {

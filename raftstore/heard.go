@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/charon-kdc/charon/internal/mutant"
 	"github.com/charon-kdc/charon/raftstore/replay"
 )
 
@@ -188,6 +189,9 @@ func (h *heard) know(k [16]byte) {
 }
 
 func (h *heard) note(view *replay.State, j journalled) (full bool) {
+	if mutant.On(mutant.NotJournalled) {
+		return false
+	}
 	h.view.Store(view)
 	h.know(j.K)
 	full = h.journal.add(j)

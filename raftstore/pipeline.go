@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/charon-kdc/charon/internal/mutant"
 	"github.com/charon-kdc/charon/kdc/kdb"
 	"github.com/charon-kdc/charon/raftstore/peer"
 	"github.com/charon-kdc/charon/raftstore/replay"
@@ -96,6 +97,9 @@ func (p *proofs) session(ctx context.Context, leader raft.ServerID) {
 		p.mu.Unlock()
 	}()
 	for _, f := range again {
+		if mutant.On(mutant.LostAtFailover) {
+			break
+		}
 		if l.send(f) != nil {
 			return
 		}

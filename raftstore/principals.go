@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/charon-kdc/charon/internal/mutant"
 	"github.com/charon-kdc/charon/kdc/kdb"
 	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
 	"github.com/charon-kdc/charon/kdc/krb5"
@@ -47,6 +48,9 @@ func (p *principals) changed(list []realm.Change) {
 			key, ok := changeKey(c.Key)
 			if !ok {
 				p.cache.clear()
+				continue
+			}
+			if mutant.On(mutant.CacheNotInvalidated) {
 				continue
 			}
 			p.cache.drop(key)

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/charon-kdc/charon/internal/mutant"
 	"github.com/charon-kdc/charon/kdc/kdb"
 	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
 	"github.com/charon-kdc/charon/raftstore/replay"
@@ -320,6 +321,9 @@ func (p *proofs) hash(proof kdb.Proof) (replay.Proof, error) {
 		}
 	}
 	out := replay.Proof{CTime: proof.Time.Unix()}
+	if mutant.On(mutant.ProofWithoutAuthenticator) {
+		proof.Ciphertext = proof.Request
+	}
 	k.sum(out.K[:], proof.Ciphertext)
 	k.sum(out.R[:], proof.Request)
 	return out, nil

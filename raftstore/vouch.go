@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/charon-kdc/charon/internal/mutant"
 	peerv1 "github.com/charon-kdc/charon/proto/charon/peer/v1"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore/peer"
@@ -65,7 +66,7 @@ func (s *Store) Vouched() bool { return s.vouched.Load() }
 func (s *Store) judge(answers map[peer.NodeID]*peerv1.InfoResponse, disk uint64) (vouched bool, err error) {
 	any, current := false, false
 	for id, info := range answers {
-		if known := info.GetBootCounterOfAsker(); known > disk {
+		if known := info.GetBootCounterOfAsker(); known > disk && !mutant.On(mutant.BootCounterIgnored) {
 			return false, s.oldCopy(disk, known, "node "+s.ref(id).Name)
 		}
 		if info.GetApplied() > 0 {
@@ -229,4 +230,6 @@ func (b *ballot) RequestPreVote(id raft.ServerID, to raft.ServerAddress, req *ra
 }
 
 // votes tells whether this node takes part in votes of g.
-func (g *group) votes() bool { return g.s.vouched.Load() || g.alone.Load() }
+func (g *group) votes() bool {
+	return g.s.vouched.Load() || g.alone.Load() || mutant.On(mutant.UnvouchedVotes)
+}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"sync/atomic"
 )
 
@@ -31,7 +30,7 @@ func init() {
 // Plant turns name on and every other bug off; "" turns all off. It fails for a name that does not exist.
 func Plant(name Name) error {
 	if name != "" && !slices.Contains(Names, name) {
-		return fmt.Errorf("there is no planted bug %q", strings.TrimPrefix(string(name), prefix))
+		return fmt.Errorf("there is no planted bug %q", name.Short())
 	}
 	planted.Store(&name)
 	return nil

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/charon-kdc/charon/internal/mutant"
 )
 
 // write runs one write under the stall watchdog. Any error is fatal: after a failed fsync the page cache can't be trusted,
@@ -17,7 +19,7 @@ func (s *Store) write(what string, f func() error) error {
 		slow := time.AfterFunc(slowAfter, s.opts.Slow)
 		defer slow.Stop()
 	}
-	if err := f(); err != nil {
+	if err := f(); err != nil && !mutant.On(mutant.FailedWriteIgnored) {
 		return s.fatal(what, err)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"github.com/charon-kdc/charon/internal/mutant"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 	"github.com/charon-kdc/charon/raftstore/pages"
 	"github.com/charon-kdc/charon/raftstore/setsum"
@@ -65,9 +66,10 @@ func (db *DB) ApplyBatch(entries []Entry) ([]*statev1.Result, []Change, error) {
 
 // apply brings st and the transaction forward by one entry.
 func (db *DB) apply(tx *bbolt.Tx, st *state, e Entry) (*statev1.Result, []Change, error) {
-	if e.Index <= st.index {
+	if e.Index <= st.index && !mutant.On(mutant.AppliedTwice) {
 		return &statev1.Result{Code: statev1.Code_CODE_ALREADY_APPLIED, Index: e.Index, Message: "already applied"}, nil, nil
 	}
+	forget := mutant.On(mutant.RequestIDForgotten) && e.Term != st.term
 	st.index, st.term = e.Index, e.Term
 	if e.Config != nil {
 		if len(e.Config) > configMax {
@@ -81,7 +83,7 @@ func (db *DB) apply(tx *bbolt.Tx, st *state, e Entry) (*statev1.Result, []Change
 		return nil, nil, err
 	}
 	st.now = max(st.now, leaderTime)
-	if err := expireOutcomes(tx, st); err != nil {
+	if err := expireOutcomes(tx, st, forget); err != nil {
 		return nil, nil, err
 	}
 	return db.applyCommand(tx, st, e.Index, cmd)
@@ -103,7 +105,7 @@ func (db *DB) applyCommand(tx *bbolt.Tx, st *state, index uint64, cmd *statev1.C
 	r.Index = index
 	if r.Code == statev1.Code_CODE_OK {
 		r.Response = cmd.GetResponse()
-	} else {
+	} else if !mutant.On(mutant.RefusalLeavesParts) {
 		o = newOverlay(tx, st) // nothing of it but the outcome
 	}
 	if len(cmd.GetRequestId()) > 0 {

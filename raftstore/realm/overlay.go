@@ -6,6 +6,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/charon-kdc/charon/internal/mutant"
 )
 
 // overlay holds one command's writes until it is known to succeed, since bbolt can't take back a part of a transaction.
@@ -122,6 +124,9 @@ func (o *overlay) changed(kind Kind, key string) {
 // nextRevision is a number that no record has had before.
 func (o *overlay) nextRevision() uint64 {
 	o.revision++
+	if mutant.On(mutant.ApplyReadsOwnState) && o.st.installed > 0 {
+		o.revision++
+	}
 	return o.revision
 }
 

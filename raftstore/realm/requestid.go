@@ -6,6 +6,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"github.com/charon-kdc/charon/internal/mutant"
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 )
 
@@ -31,6 +32,7 @@ func (db *DB) recall(o *overlay, cmd *statev1.Command) (*statev1.Result, error) 
 	}
 	var seen statev1.Outcome
 	found, err := o.load(outcomes, string(id), &seen)
+	found = found && !mutant.On(mutant.RequestIDIgnored)
 	switch {
 	case err != nil:
 		return nil, err
@@ -61,6 +63,9 @@ func requestTime(id []byte) (ms int64, valid bool) {
 func remember(o *overlay, cmd *statev1.Command, r *statev1.Result) error {
 	id := string(cmd.GetRequestId())
 	made, _ := requestTime(cmd.GetRequestId())
+	if mutant.On(mutant.OutcomeNotStored) {
+		r = &statev1.Result{Index: r.GetIndex()}
+	}
 	out := &statev1.Outcome{RequestHash: cmd.GetRequestHash(), Result: r, Time: o.st.now}
 	if err := o.save(outcomes, id, out); err != nil {
 		return err
@@ -69,13 +74,13 @@ func remember(o *overlay, cmd *statev1.Command, r *statev1.Result) error {
 	return o.put(expiries, string(be64(expiry))+id, []byte{})
 }
 
-// expireOutcomes forgets outcomes whose time has come, oldest first, at most expireMax.
-func expireOutcomes(tx *bbolt.Tx, st *state) error {
+// expireOutcomes forgets outcomes whose time has come, or all, oldest first, at most expireMax.
+func expireOutcomes(tx *bbolt.Tx, st *state, all bool) error {
 	o := newOverlay(tx, st)
 	c := tx.Bucket(bucketNames[expiries]).Cursor()
 	n := 0
 	for k, _ := c.First(); k != nil && n < expireMax; k, _ = c.Next() {
-		if len(k) != 24 || int64(binary.BigEndian.Uint64(k)) >= st.now {
+		if len(k) != 24 || int64(binary.BigEndian.Uint64(k)) >= st.now && !all {
 			break
 		}
 		n++

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/charon-kdc/charon/internal/mutant"
 )
 
 var (
@@ -217,7 +219,7 @@ func (c *cache) applyAttempt(entryTime int64, a Attempt) Verdict {
 		}
 	}
 	v := c.insert(a.Proof)
-	if v == Fresh {
+	if v == Fresh || mutant.On(mutant.AttemptCountedTwice) {
 		c.counters.count(a, c.now)
 	}
 	return v
@@ -243,7 +245,7 @@ func (c *cache) lookup(b int64, p Proof) Verdict {
 	switch {
 	case !seen:
 		return Fresh
-	case r == p.R:
+	case r == p.R && !mutant.On(mutant.ResendIsRepeat), mutant.On(mutant.RequestTagIgnored):
 		return Same
 	}
 	return Repeat

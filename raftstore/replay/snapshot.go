@@ -9,6 +9,8 @@ import (
 	"io"
 	"math"
 	"time"
+
+	"github.com/charon-kdc/charon/internal/mutant"
 )
 
 // The snapshot, little endian:
@@ -210,6 +212,9 @@ func (s *State) Restore(r io.Reader) error {
 	defer s.mu.Unlock()
 	c.counters.max, c.maxHeld = s.counters.max, s.maxHeld
 	s.cache = *c
+	if mutant.On(mutant.ForgottenAtRestart) {
+		s.buckets, s.items = nil, 0
+	}
 	return nil
 }
 

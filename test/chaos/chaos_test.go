@@ -10,17 +10,22 @@ import (
 	"flag"
 	"math/rand/v2"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/charon-kdc/charon/kdc/krb5"
 	"github.com/charon-kdc/charon/kdc/krb5/client"
+	adminv1 "github.com/charon-kdc/charon/proto/charon/admin/v1"
 	"github.com/charon-kdc/charon/test/realm"
 )
 
 var (
 	lasts = flag.Duration("chaos.for", time.Minute, "how long faults are inflicted")
 	seed  = flag.Uint64("chaos.seed", 0, "fixes the order of faults and their victims; 0: another one each time")
+	tags  = flag.String("chaos.tags", "", "more build tags for the charon binary, separated by commas; with charon_mutants the bug that CHARON_MUTANT names is on in it")
+	only  = flag.String("chaos.only", "", "regular expression: inflict no other faults than those whose names match")
 	keep  = flag.String("chaos.keep", "", "directory for logs and the HTML history of a failed run")
 )
 
@@ -31,7 +36,7 @@ func TestChaos(t *testing.T) {
 		*seed = rand.Uint64()
 	}
 	t.Logf("seed %d", *seed)
-	c := newCluster(t, realm.Build(t, "charon_testclock"), 3, *seed)
+	c := newCluster(t, realm.Build(t, "charon_testclock,"+*tags), 3, *seed)
 	t.Cleanup(func() { c.keepFailed() })
 	populate(t, c)
 	for _, h := range c.hosts {
@@ -40,7 +45,7 @@ func TestChaos(t *testing.T) {
 	base := c.measure()
 
 	k := &clients{c: c, quiet: &quiet{quorum: true}, admin: newAdmin(c)}
-	n := &nemesis{c: c, rng: rand.New(rand.NewPCG(*seed, 2)), quiet: k.quiet, serves: k.serves, count: map[string]int{}}
+	n := &nemesis{c: c, rng: rand.New(rand.NewPCG(*seed, 2)), faults: chosen(t), quiet: k.quiet, serves: k.serves, count: map[string]int{}}
 	history := newRecorder()
 	stop := k.start(history)
 	ctx, cancel := context.WithTimeout(context.Background(), *lasts)
@@ -55,8 +60,23 @@ func TestChaos(t *testing.T) {
 	checkDoubles(t, k)
 	checkSame(t, c, k.admin)
 	checkTickets(t, k)
+	checkRename(t, k)
 	checkSecrets(t, c)
 	checkUsage(t, c, base)
+}
+
+// chosen are the faults that -chaos.only leaves.
+func chosen(t *testing.T) []fault {
+	t.Helper()
+	match, err := regexp.Compile(*only)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return !match.MatchString(f.name) })
+	if len(out) == 0 {
+		t.Fatalf("no fault matches %q", *only)
+	}
+	return out
 }
 
 func populate(t *testing.T, c *cluster) {
@@ -76,7 +96,7 @@ func populate(t *testing.T, c *cluster) {
 func report(t *testing.T, k *clients, n *nemesis, history *recorder) {
 	t.Helper()
 	total := 0
-	for _, f := range faults {
+	for _, f := range n.faults {
 		if n.count[f.name] > 0 {
 			t.Logf("%3d  %s", n.count[f.name], f.name)
 		}
@@ -133,6 +153,22 @@ func checkTickets(t *testing.T, k *clients) {
 	for _, h := range k.c.hosts {
 		if _, err := k.login(ctx, alice, password, client.Via{KDCs: []string{h.kdcRelay()}}); err != nil {
 			t.Errorf("login at %s after all is mended: %v", h.name, err)
+		}
+	}
+}
+
+// checkRename: who is renamed keeps the password, though its key was made with a salt of the old name.
+func checkRename(t *testing.T, k *clients) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, err := k.admin.any().RenamePrincipal(ctx, &adminv1.RenamePrincipalRequest{RequestId: requestID(), Name: "alice", NewName: "alicia"}); err != nil {
+		t.Error(err)
+		return
+	}
+	for i, err := range k.everywhere(ctx, krb5.PrincipalName{NameType: krb5.NTPrincipal, NameString: []string{"alicia"}}, password) {
+		if err != nil {
+			t.Errorf("login at %s under the new name: %v", k.c.hosts[i].name, err)
 		}
 	}
 }

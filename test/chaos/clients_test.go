@@ -186,10 +186,9 @@ func (k *clients) change(ctx context.Context, n int) {
 		pause(ctx, 200*time.Millisecond)
 	}
 	k.passwords.Add(1)
-	for _, h := range k.c.hosts {
-		via := client.Via{KDCs: []string{h.kdcRelay()}}
-		_, good := k.login(ctx, bob, after, via)
-		_, bad := k.login(ctx, bob, before, via)
+	for i, bad := range k.everywhere(ctx, bob, before) { // all at once: a node that lags does so for a moment
+		h := k.c.hosts[i]
+		_, good := k.login(ctx, bob, after, client.Via{KDCs: []string{h.kdcRelay()}})
 		if !k.quiet.since(mark) || ctx.Err() != nil {
 			break
 		}
@@ -203,6 +202,17 @@ func (k *clients) change(ctx context.Context, n int) {
 		}
 	}
 	pause(ctx, 300*time.Millisecond)
+}
+
+// everywhere logs in at every node at once and returns what came of it, by host.
+func (k *clients) everywhere(ctx context.Context, who krb5.PrincipalName, secret string) []error {
+	out := make([]error, len(k.c.hosts))
+	var wg sync.WaitGroup
+	for i, h := range k.c.hosts {
+		wg.Go(func() { _, out[i] = k.login(ctx, who, secret, client.Via{KDCs: []string{h.kdcRelay()}}) })
+	}
+	wg.Wait()
+	return out
 }
 
 // start runs them all until stop, which waits for them.

@@ -105,6 +105,8 @@ type nemesis struct {
 	c     *cluster
 	rng   *rand.Rand
 	quiet *quiet
+	// faults are those to inflict.
+	faults []fault
 	// serves tells whether a node gives a ticket.
 	serves func(h *host) bool
 	count  map[string]int
@@ -292,11 +294,11 @@ func (n *nemesis) trace(h *host, calls, how string) func() {
 // run inflicts faults until ctx ends: at first each one once, in random order.
 func (n *nemesis) run(ctx context.Context) {
 	for {
-		for _, i := range n.rng.Perm(len(faults)) {
+		for _, i := range n.rng.Perm(len(n.faults)) {
 			if ctx.Err() != nil {
 				return
 			}
-			n.one(faults[i])
+			n.one(n.faults[i])
 			pause(ctx, time.Duration(500+n.rng.IntN(1500))*time.Millisecond)
 		}
 	}

@@ -276,14 +276,14 @@ func (a *admin) administrator(ctx context.Context, n int, r *recorder) {
 func (a *admin) one(ctx context.Context, n int, c call, retry bool, r *recorder) {
 	id := requestID()
 	from := time.Now()
-	tries := 1
+	tries, limit := 1, 8*time.Second // long enough for a node without a quorum to say what it knows
 	if retry {
-		tries = 12
+		tries, limit = 12, 3*time.Second
 	}
 	var got answer
 	maybe := false // an earlier try may have acted
 	for range tries {
-		tctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		tctx, cancel := context.WithTimeout(ctx, limit)
 		life, err := do(tctx, a.any(), c, id)
 		cancel()
 		got = answer{outcomeOf(err), life}
