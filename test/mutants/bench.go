@@ -136,27 +136,21 @@ func (b *bench) save(f finder, n mutant.Name, text []byte) {
 	}
 }
 
-// errorLine is what t.Error and t.Fatal write, or a panic.
-var errorLine = regexp.MustCompile(`^(\s+\w+_test\.go:\d+: |panic: |fatal error: )`)
+var (
+	// errorLine is what the testing package makes of any output of a test, or a panic.
+	errorLine = regexp.MustCompile(`^(\s+\w+_test\.go:\d+: |panic: |fatal error: )`)
+	// progress are the lines of it that only tell how the run goes.
+	progress = regexp.MustCompile(`: (seed |to run again|map\[|\s*\d+  |\d+ faults|admin calls|mended to|---|\d\d:\d\d:|n\d: \d+ files|\d+ authenticators|(exchange|kinit and kvno) under)`)
+)
 
-// complaint is the line that says what a failed run found. Lines that only tell how the run goes look like errors, too, so the last ones before the verdict count.
+// complaint is the first line that says what a failed run found.
 func complaint(text string) string {
-	failed := ""
 	for line := range strings.Lines(text) {
-		line = strings.TrimRight(line, "\n")
-		for _, word := range []string{"violation", "VIOLATION", "not linearizable", "panic: ", "fatal error: "} {
-			if strings.Contains(line, word) {
-				return clip(line)
-			}
-		}
-		if errorLine.MatchString(line) {
-			failed = line
+		if errorLine.MatchString(line) && !progress.MatchString(line) || strings.Contains(line, "VIOLATION") {
+			return clip(line)
 		}
 	}
-	if failed == "" {
-		return "it failed"
-	}
-	return clip(failed)
+	return "it failed"
 }
 
 func clip(line string) string {
