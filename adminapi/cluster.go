@@ -198,7 +198,7 @@ func (s *Service) decideRemoval(ctx context.Context, req *adminv1.RemoveNodeRequ
 			cmd = &statev1.Command{Op: &statev1.Command_SetFeatureLevel{SetFeatureLevel: &statev1.SetFeatureLevel{Level: cl.GetFeatureLevel()}}}
 		}
 		return &change{what: "node " + req.GetName(), cmd: cmd,
-			answer: &adminv1.RemoveNodeResponse{Voters: uint32(voters), Rotate: []string{"charon master-key rotate", "charon krbtgt rotate --revoke-old"}}}, nil
+			answer: &adminv1.RemoveNodeResponse{Voters: uint32(voters), Rotate: []string{"charon master-key rotate", "charon master-key retire", "charon krbtgt rotate --revoke-old"}}}, nil
 	})
 }
 

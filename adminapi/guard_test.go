@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -73,9 +74,10 @@ func TestIdentifyByDoor(t *testing.T) {
 	withAuth := func(info credentials.AuthInfo) context.Context {
 		return grpcpeer.NewContext(forged, &grpcpeer.Peer{AuthInfo: info})
 	}
-	cert := func(cn string) credentials.AuthInfo {
-		return credentials.TLSInfo{State: tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{{Subject: pkix.Name{CommonName: cn}}}}}}
+	ending := func(cn string, at time.Time) credentials.AuthInfo {
+		return credentials.TLSInfo{State: tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{{Subject: pkix.Name{CommonName: cn}, NotAfter: at}}}}}
 	}
+	cert := func(cn string) credentials.AuthInfo { return ending(cn, b.svc.Now().Add(time.Hour)) }
 	for _, c := range []struct {
 		what string
 		ctx  context.Context
@@ -91,6 +93,7 @@ func TestIdentifyByDoor(t *testing.T) {
 		{"a certificate", withAuth(cert("alice")), DoorTLS, "cert:alice", false},
 		{"a certificate named root", withAuth(cert("root")), DoorTLS, "cert:root", false},
 		{"a certificate with a glob for a name", withAuth(cert("*")), DoorTLS, "", false},
+		{"a certificate that ended since the handshake", withAuth(ending("alice", b.svc.Now().Add(-time.Second))), DoorTLS, "", false},
 		{"a certificate without a name", withAuth(cert("")), DoorTLS, "", false},
 		{"TLS without certificate", withAuth(credentials.TLSInfo{}), DoorTLS, "", false},
 		{"unix credentials at the TLS door", withAuth(unixAuthInfo{uid: 0}), DoorTLS, "", false},
@@ -163,7 +166,7 @@ func TestFollowerForwards(t *testing.T) {
 
 	call := func(subject string, req *adminv1.GetPrincipalRequest) (*adminv1.GetPrincipalResponse, error) {
 		in := grpcpeer.NewContext(ctx, &grpcpeer.Peer{AuthInfo: credentials.TLSInfo{State: tls.ConnectionState{
-			VerifiedChains: [][]*x509.Certificate{{{Subject: pkix.Name{CommonName: subject}}}}}}})
+			VerifiedChains: [][]*x509.Certificate{{{Subject: pkix.Name{CommonName: subject}, NotAfter: time.Unix(1<<40, 0)}}}}}})
 		resp, err := follower.svc.serve(in, DoorTLS, api+"Principals/GetPrincipal", req, func(ctx context.Context, r any) (any, error) {
 			return principalServer{Service: follower.svc}.GetPrincipal(ctx, r.(*adminv1.GetPrincipalRequest))
 		})

@@ -61,7 +61,11 @@ func (s *Service) identify(ctx context.Context, door Door) (Caller, error) {
 		if !ok || len(info.State.VerifiedChains) == 0 || len(info.State.VerifiedChains[0]) == 0 {
 			return Caller{}, errors.New("no verified client certificate")
 		}
-		return certCaller(info.State.VerifiedChains[0][0].Subject.CommonName)
+		leaf := info.State.VerifiedChains[0][0]
+		if s.Now().After(leaf.NotAfter) {
+			return Caller{}, errors.New("the client certificate has ended since the connection was made")
+		}
+		return certCaller(leaf.Subject.CommonName)
 	}
 	return Caller{}, errors.New("unknown door")
 }

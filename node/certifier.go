@@ -87,7 +87,9 @@ func (c *certifier) renew(ctx context.Context, id peer.NodeID, present peer.KeyH
 	}
 	next := peer.HashKey(&x509.Certificate{RawSubjectPublicKeyInfo: csr.RawSubjectPublicKeyInfo})
 	if next != present {
-		if err := c.propose(ctx, &statev1.RenewNode{Id: id[:], KeyHash: next[:], Present: present[:]}); err != nil {
+		if err := c.propose(ctx, &statev1.RenewNode{
+			Id: id[:], KeyHash: next[:], Present: present[:], Until: c.now().Add(retiredFor).UnixMilli(),
+		}); err != nil {
 			return nil, err
 		}
 	}

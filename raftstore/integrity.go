@@ -220,18 +220,27 @@ func (s *Store) strayed(why string) {
 
 func (s *Store) divergedPath() string { return filepath.Join(s.cfg.Dir, divergedFile) }
 
-// loadDiverged reads at start whether this node had strayed.
-func (s *Store) loadDiverged() error {
-	b, err := readSealed(s.divergedPath())
+// readDiverged is why the node of a data directory is known to have strayed; empty: it is not.
+func readDiverged(dir string) (why string, err error) {
+	b, err := readSealed(filepath.Join(dir, divergedFile))
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return nil
+		return "", nil
 	case errors.Is(err, ErrBroken):
-		b = []byte("the note of why is damaged")
+		return "state differs from the other nodes', and the note of how is damaged", nil
 	case err != nil:
+		return "", err
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// loadDiverged reads at start whether this node had strayed.
+func (s *Store) loadDiverged() error {
+	why, err := readDiverged(s.cfg.Dir)
+	if err != nil || why == "" {
 		return err
 	}
-	s.integrity.diverged = strings.TrimSpace(string(b))
+	s.integrity.diverged = why
 	s.integrity.out.Store(true)
 	s.cfg.Logger.Error("this node's state differed from the majority's before this start, and does until charon server --rebuild", "what", s.integrity.diverged)
 	return nil

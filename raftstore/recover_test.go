@@ -247,3 +247,21 @@ func TestRecoverBeginsOneEpoch(t *testing.T) {
 		t.Errorf("epochs %v and %v, told %v", ea, eb, from)
 	}
 }
+
+// A node that is known to have strayed is no base for a recovery: its state is wrong.
+func TestStrayedNodeIsNoSurvivor(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	c.waitReady()
+	n.stop()
+	f := c.survivors(n)
+	if err := writeFile(filepath.Join(n.dir, divergedFile), sealText([]byte("realm state at index 5 differs\n"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := ReadSurvivor(n.dir); !errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), "realm state at index 5 differs") {
+		t.Errorf("listed: %v", err)
+	}
+	if _, err := Recover(Recovery{Dir: n.dir, Survivors: f, Now: time.Now}); !errors.Is(err, ErrBroken) {
+		t.Errorf("recovered: %v", err)
+	}
+}

@@ -173,6 +173,12 @@ func (d *disk) cluster() (string, error) {
 
 func (d *disk) survivor() (Survivor, error) {
 	v := Survivor{ID: d.id.String(), ReplayID: d.replayID.String()}
+	switch why, err := readDiverged(d.dir); {
+	case err != nil:
+		return v, err
+	case why != "":
+		return v, fmt.Errorf("%w: %s: this node's %s: leave it out of the list of survivors, wipe it, and join it again once the realm is recovered", ErrBroken, d.dir, why)
+	}
 	n, err := d.db.Node(d.id[:])
 	if err != nil {
 		return v, fmt.Errorf("%s is no member's: %w", d.dir, err)
@@ -182,16 +188,20 @@ func (d *disk) survivor() (Survivor, error) {
 	if v.Realm, err = logEnd(d.realm, LogEnd{term, index}); err != nil {
 		return v, err
 	}
+	v.Replay, err = d.replayEnd()
+	return v, err
+}
+
+func (d *disk) replayEnd() (LogEnd, error) {
 	list, err := d.snaps.List()
 	if err != nil {
-		return v, err
+		return LogEnd{}, err
 	}
 	var snap LogEnd
 	if len(list) > 0 {
 		snap = LogEnd{list[0].Term, list[0].Index}
 	}
-	v.Replay, err = logEnd(d.replay, snap)
-	return v, err
+	return logEnd(d.replay, snap)
 }
 
 // logEnd is the last entry of a log, or of the state if that is later.

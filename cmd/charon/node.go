@@ -66,8 +66,7 @@ func nodeRemove() *cobra.Command {
 					return err
 				}
 				return show(cmd, r, func(w io.Writer, _ bool) error {
-					_, err := fmt.Fprintf(w, "%s removed; %d voters remain. Its disk opens every key that the realm has now: wipe it. If others may have it: %s, and new passwords and keytabs (docs/rotation.md).\n",
-						args[0], r.GetVoters(), strings.Join(r.GetRotate(), ", "))
+					_, err := fmt.Fprintf(w, removedText, args[0], r.GetVoters(), strings.Join(r.GetRotate(), ", "))
 					return err
 				})
 			})
@@ -76,6 +75,14 @@ func nodeRemove() *cobra.Command {
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask, and remove it even if the rest can then lose no node")
 	return cmd
 }
+
+// removedText: name, voters, and the commands that rotate what the removed disk opens.
+const removedText = `%s removed; %d voters remain. Its disk opens every key that the realm has now: wipe it. If others may have it (docs/rotation.md):
+  %s,
+  then new passwords and keytabs: charon principal passwd, charon keytab rotate.
+No command rotates the keys of the certificate authorities (who has them makes certificates of nodes and administrators: make a new realm from a
+backup) and the replay key (it forges nothing).
+`
 
 func nodeTransfer() *cobra.Command {
 	return &cobra.Command{

@@ -1,6 +1,8 @@
 package doctor
 
 import (
+	"cmp"
+	"fmt"
 	"time"
 )
 
@@ -32,7 +34,7 @@ func certNode(f *NodeFacts) []Finding {
 		return fail("restore DIR/node.crt and node.key, or remove the node and join again: docs/cluster.md", "%s can't use its certificate: %s", nameOf(f), c.Err)
 	default:
 		return life(nameOf(f)+"'s certificate", c.Node, f.Now, certWarn,
-			"see in its log why it was not renewed; if it has expired: charon node remove, then charon join",
+			fmt.Sprintf("see in its log why it was not renewed; if it has expired: charon token create %s --recertify on a running node, then charon node recertify on this one", cmp.Or(f.Name, "NAME")),
 			"check the node's clock: the certificate is not valid yet")
 	}
 }

@@ -9,9 +9,9 @@ import (
 	statev1 "github.com/charon-kdc/charon/proto/charon/state/v1"
 )
 
-// retiredMax bounds the retired keys that a node's record holds. Their certificates end within a certificate's life, in which a node renews a
-// few times; the oldest go first.
-const retiredMax = 16
+// RetiredMax bounds the retired keys that a node's record holds. Their certificates end within a certificate's life, in which a node renews a
+// few times; the oldest go first. A record with so many may have lost some.
+const RetiredMax = 16
 
 // renewNode changes a node's key (the life of a certificate: DESIGN.md, "Certificates").
 func renewNode(o *overlay, c *statev1.RenewNode) (*statev1.Result, error) {
@@ -36,36 +36,45 @@ func renewNode(o *overlay, c *statev1.RenewNode) (*statev1.Result, error) {
 		if r, err := certifyByToken(o, n, c); r != nil || err != nil {
 			return r, err
 		}
-		n.NextKeyHash = c.GetKeyHash()
+		supersede(o, n, c)
 	}
 	switch {
 	case !c.GetActivate():
 		if !bytes.Equal(n.GetKeyHash(), c.GetKeyHash()) {
-			n.NextKeyHash = c.GetKeyHash()
+			supersede(o, n, c)
 		}
 	case bytes.Equal(n.GetKeyHash(), c.GetKeyHash()):
 		return ok(n.GetRevision()), nil // done before
 	case !bytes.Equal(n.GetNextKeyHash(), c.GetKeyHash()):
 		return refuse(statev1.Code_CODE_CONFLICT, "node %q has not asked for that key", n.GetName()), nil
 	default:
-		retire(n, c.GetUntil(), o.st.now)
+		retire(n, n.GetKeyHash(), c.GetUntil(), o.st.now)
+		n.KeyHash, n.NextKeyHash = n.GetNextKeyHash(), nil
 	}
 	return store(o, nodes, KindNode, string(n.GetId()), n)
 }
 
-// retire makes the next key the one in use. Retired keys whose certificates have ended are forgotten.
-func retire(n *statev1.Node, until, now int64) {
+// supersede makes c's key the next. One that was the next is certified and never was in use: its node has lost it, or somebody else has had it
+// certified, by a key that he had seen.
+func supersede(o *overlay, n *statev1.Node, c *statev1.RenewNode) {
+	if next := n.GetNextKeyHash(); len(next) > 0 && !bytes.Equal(next, c.GetKeyHash()) {
+		retire(n, next, c.GetUntil(), o.st.now)
+	}
+	n.NextKeyHash = c.GetKeyHash()
+}
+
+// retire notes that a key is good no more. Those whose certificates have ended are forgotten.
+func retire(n *statev1.Node, hash []byte, until, now int64) {
 	var keep []*statev1.RetiredKey
 	for _, k := range n.GetRetiredKeys() {
 		if k.GetUntil() > now {
 			keep = append(keep, k)
 		}
 	}
-	if len(n.GetKeyHash()) > 0 {
-		keep = append(keep, &statev1.RetiredKey{Hash: n.GetKeyHash(), Until: until})
+	if len(hash) > 0 {
+		keep = append(keep, &statev1.RetiredKey{Hash: hash, Until: until})
 	}
-	n.RetiredKeys = keep[max(0, len(keep)-retiredMax):]
-	n.KeyHash, n.NextKeyHash = n.GetNextKeyHash(), nil
+	n.RetiredKeys = keep[max(0, len(keep)-RetiredMax):]
 }
 
 // certifyByToken makes sure that the token is for this node and bound to this key, and closes it.

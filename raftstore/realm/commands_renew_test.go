@@ -3,6 +3,7 @@ package realm
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -67,13 +68,13 @@ func TestRenewNode(t *testing.T) {
 	}
 
 	// Retired keys are forgotten once their certificates have ended, and are bounded.
-	for i := range 2 * retiredMax {
+	for i := range 2 * RetiredMax {
 		key := fmt.Sprint("key", i)
 		until := func(c *statev1.RenewNode) { c.Activate, c.Until = true, 1<<45 }
 		mustApply(t, db, renew("id1", key, nil), renew("id1", key, until))
 	}
-	if got := len(nodeOf(t, db, "id1").GetRetiredKeys()); got != retiredMax {
-		t.Errorf("%d retired keys, want %d", got, retiredMax)
+	if got := len(nodeOf(t, db, "id1").GetRetiredKeys()); got != RetiredMax {
+		t.Errorf("%d retired keys, want %d", got, RetiredMax)
 	}
 	r := applyAt(t, db, 1<<46, renew("id1", "late", nil))
 	if r.GetCode() != statev1.Code_CODE_OK {
@@ -160,5 +161,24 @@ func TestRecover(t *testing.T) {
 	}
 	if _, err := db.GetPrincipal("R", []string{"alice"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// Whoever holds a node's key can have another certified. A new key by a token takes that out of force, too, and so does the node's own next one.
+func TestRenewalRetiresWhatItReplaces(t *testing.T) {
+	db := base(t)
+	tok := token("tr")
+	tok.NodeName, tok.NodeId = "n1", id16("id1")
+	until := func(c *statev1.RenewNode) { c.Until = 1 << 45 }
+	mustApply(t, db, renew("id1", "thief's", until), renew("id1", "thief's other", until), putT(tok), useT("tr", "new"),
+		renew("id1", "new", func(c *statev1.RenewNode) { c.Activate, c.TokenId, c.Until = true, id8("tr"), 1<<45 }))
+	n := nodeOf(t, db, "id1")
+	if !bytes.Equal(n.GetKeyHash(), sum32("new")) || len(n.GetNextKeyHash()) > 0 {
+		t.Fatalf("%v", n)
+	}
+	for _, key := range []string{"first", "thief's", "thief's other"} {
+		if !slices.ContainsFunc(n.GetRetiredKeys(), func(k *statev1.RetiredKey) bool { return bytes.Equal(k.GetHash(), sum32(key)) }) {
+			t.Errorf("%s key is good still", key)
+		}
 	}
 }

@@ -2662,7 +2662,7 @@ type RenewNode struct {
 	KeyHash       []byte                 `protobuf:"bytes,2,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"` // the next key
 	Present       []byte                 `protobuf:"bytes,3,opt,name=present,proto3" json:"present,omitempty"`                // the key in use, as the leader saw it: noted where the record has none yet
 	Activate      bool                   `protobuf:"varint,4,opt,name=activate,proto3" json:"activate,omitempty"`
-	Until         int64                  `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"`                   // when activated: every certificate of the retired key has ended by then
+	Until         int64                  `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"`                   // every certificate of a key that this one takes the place of has ended by then
 	TokenId       []byte                 `protobuf:"bytes,6,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"` // bound to key_hash
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
