@@ -188,20 +188,16 @@ func (d *disk) survivor() (Survivor, error) {
 	if v.Realm, err = logEnd(d.realm, LogEnd{term, index}); err != nil {
 		return v, err
 	}
-	v.Replay, err = d.replayEnd()
-	return v, err
-}
-
-func (d *disk) replayEnd() (LogEnd, error) {
 	list, err := d.snaps.List()
 	if err != nil {
-		return LogEnd{}, err
+		return v, err
 	}
 	var snap LogEnd
 	if len(list) > 0 {
 		snap = LogEnd{list[0].Term, list[0].Index}
 	}
-	return logEnd(d.replay, snap)
+	v.Replay, err = logEnd(d.replay, snap)
+	return v, err
 }
 
 // logEnd is the last entry of a log, or of the state if that is later.

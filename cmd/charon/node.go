@@ -79,7 +79,7 @@ func nodeRemove() *cobra.Command {
 // removedText: name, voters, and the commands that rotate what the removed disk opens.
 const removedText = `%s removed; %d voters remain. Its disk opens every key that the realm has now: wipe it. If others may have it (docs/rotation.md):
   %s,
-  then new passwords and keytabs: charon principal passwd, charon keytab rotate.
+  then new passwords and keytabs: charon principal password, charon keytab rotate.
 No command rotates the keys of the certificate authorities (who has them makes certificates of nodes and administrators: make a new realm from a
 backup) and the replay key (it forges nothing).
 `

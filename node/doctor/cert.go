@@ -31,12 +31,17 @@ func certNode(f *NodeFacts) []Finding {
 	case c == nil:
 		return nil
 	case c.Err != "":
-		return fail("restore DIR/node.crt and node.key, or remove the node and join again: docs/cluster.md", "%s can't use its certificate: %s", nameOf(f), c.Err)
+		return fail("give it a new one: "+recertify(f), "%s can't use its certificate: %s", nameOf(f), c.Err)
 	default:
 		return life(nameOf(f)+"'s certificate", c.Node, f.Now, certWarn,
-			fmt.Sprintf("see in its log why it was not renewed; if it has expired: charon token create %s --recertify on a running node, then charon node recertify on this one", cmp.Or(f.Name, "NAME")),
+			"see in its log why it was not renewed; if it has expired: "+recertify(f),
 			"check the node's clock: the certificate is not valid yet")
 	}
+}
+
+// recertify is how a node that stays a member comes by a new key and certificate.
+func recertify(f *NodeFacts) string {
+	return fmt.Sprintf("charon token create %s --recertify on another node, then charon node recertify on this one", cmp.Or(f.Name, "NAME"))
 }
 
 func certAdmin(f *NodeFacts) (out []Finding) {

@@ -157,6 +157,20 @@ func TestChecks(t *testing.T) {
 	}
 }
 
+// A node without a good certificate stays a member: it is certified anew, and need not be removed.
+func TestNodeCertificateRemedy(t *testing.T) {
+	expired, spoilt, nameless := soundNode(), soundNode(), soundNode()
+	expired.Certs.Node.To = now.Add(-time.Hour)
+	spoilt.Certs.Err = "not PEM"
+	nameless.Name, nameless.Certs.Err = "", "not PEM"
+	for f, name := range map[*NodeFacts]string{expired: "kdc1", spoilt: "kdc1", nameless: "NAME"} {
+		got := worst(t, "cert.node", f, nil).Fix
+		if !strings.Contains(got, "charon token create "+name+" --recertify") || !strings.Contains(got, "charon node recertify") || strings.Contains(got, "remove") {
+			t.Errorf("the remedy: %q", got)
+		}
+	}
+}
+
 // What is sound gets no warning, and what is not known gets no finding at all.
 func TestSoundAndUnknown(t *testing.T) {
 	for _, f := range append(Node(soundNode()), Cluster(soundCluster())...) {
