@@ -81,6 +81,9 @@ func nodeStatus(m raftstore.NodeStatus, records []*statev1.Node) *adminv1.NodeSt
 		ContactMs: m.LastContact.Milliseconds(), ClockOffsetUs: m.ClockOffset.Microseconds(),
 	}
 	out.Service, out.Journal = m.Service, uint64(m.Journal)
+	if m.State.Index > 0 {
+		out.StateHash, out.StateHashIndex = m.State.Hash[:], m.State.Index
+	}
 	if m.LastContact < 0 {
 		out.ContactMs = -1
 	}

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/charon-kdc/charon/adminapi"
+	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
 	"github.com/charon-kdc/charon/node/wallclock"
 	"github.com/charon-kdc/charon/raftstore"
 )
@@ -29,6 +31,44 @@ func fatal(err error) {
 		os.Exit(damageExit)
 	}
 	os.Exit(70)
+}
+
+// Checked is what CheckFiles has found in order.
+type Checked struct {
+	raftstore.Examined
+	// Sum is over everything that was read, credentials and keys included.
+	Sum [sha256.Size]byte
+}
+
+// CheckFiles reads all files of a stopped node as a start does, and changes nothing.
+func CheckFiles(c *Config) (out Checked, err error) {
+	err = c.offline(func() error {
+		out, err = checkFiles(c)
+		return err
+	})
+	return out, err
+}
+
+func checkFiles(c *Config) (out Checked, err error) {
+	creds, err := loadCredentials(c.Dir, wallclock.Now())
+	if err != nil {
+		return out, err
+	}
+	ring, err := masterkey.Load(c.MasterKeyPath())
+	if err != nil {
+		return out, err
+	}
+	if out.Examined, err = raftstore.Examine(c.raftPath()); err != nil {
+		return out, err
+	}
+	h := sha256.New()
+	for _, der := range creds.cert.Load().Certificate {
+		h.Write(der)
+	}
+	h.Write(ring.Text())
+	h.Write(out.Examined.Sum[:])
+	out.Sum = [sha256.Size]byte(h.Sum(nil))
+	return out, nil
 }
 
 // rebuild fetches this node's states from another.

@@ -92,30 +92,11 @@ func (g *group) openLog(slow func()) error {
 	return damage(path, err)
 }
 
-// checkLog refuses a log that is older than the state, since someone has taken it away, and a state, at path, that is older than the log
-// reaches back. applied and term are those of the state or of the last snapshot; installed is the index of the last snapshot that came from a leader.
+// checkLog holds log and state, at path, against each other, as reaches says, and finishes what a crash after an installation left undone. applied
+// and term are those of the state or of the last snapshot; installed is the index of the last snapshot that came from a leader.
 func (g *group) checkLog(path string, applied, term, installed uint64) error {
-	first, err := g.log.FirstIndex()
-	if err != nil {
+	if err := reaches(g.log, g.dir, path, applied, installed); err != nil || applied == 0 {
 		return err
-	}
-	if first > applied+1 {
-		return stateDamage(path, fmt.Errorf("it ends at index %d, or is gone, and the log begins at %d", applied, first))
-	}
-	if applied == 0 {
-		return nil
-	}
-	fresh, err := g.log.Fresh()
-	if err != nil {
-		return err
-	}
-	last, err := g.log.LastIndex()
-	if err != nil {
-		return err
-	}
-	if fresh || (last < applied && applied > installed) {
-		return fmt.Errorf("%w: %s: the state is at index %d but the log ends at %d: remove the data directory and join again",
-			ErrBroken, g.dir, applied, last)
 	}
 	dropped, err := g.log.Reconcile(applied, term)
 	if dropped {

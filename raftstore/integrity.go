@@ -77,6 +77,16 @@ func readShown(info *peerv1.InfoResponse) map[string]map[uint64]setsum.Hash {
 	return out
 }
 
+// lastShown is the newest hash of the realm state in an answer.
+func lastShown(info *peerv1.InfoResponse) (p setsum.Point) {
+	for i, h := range readShown(info)[realmGroup] {
+		if i > p.Index {
+			p = setsum.Point{Index: i, Hash: h}
+		}
+	}
+	return p
+}
+
 // verdict is what a comparison has found.
 type verdict struct {
 	diverged, dispute string

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/charon-kdc/charon/raftstore/peer"
+	"github.com/charon-kdc/charon/raftstore/setsum"
 )
 
 // Status is what Status returns.
@@ -71,6 +72,8 @@ type NodeStatus struct {
 	Journal int
 	// Diverged is why its state is taken for damaged, by itself or by this node; empty: it is not.
 	Diverged string
+	// State is the hash of its realm state at the last index that it has told.
+	State setsum.Point
 }
 
 // The roles in Status.
@@ -115,7 +118,7 @@ func (s *Store) Status(ctx context.Context) Status {
 			n.Applied, n.Version, n.ReplayState = info.GetApplied(), info.GetVersion(), info.GetReplayState()
 			n.Service, n.Journal = cmp.Or(info.GetService(), ServiceNormal), int(info.GetJournal())
 			n.Lag = lag(st.CommitIndex, info.GetLastIndex())
-			n.Diverged = first(info.GetDiverged(), s.oddOne(id))
+			n.Diverged, n.State = first(info.GetDiverged(), s.oddOne(id)), lastShown(info)
 			n.ClockOut = info.GetClockOut()
 			n.Uptime = time.Duration(info.GetUptime()) * time.Millisecond
 			n.MasterKeys, n.MasterKeysFixed = info.GetMasterKeyVersions(), info.GetMasterKeyFixed()
@@ -193,7 +196,7 @@ func (s *Store) nodeStatus(id peer.NodeID, voter bool, leader peer.NodeID) NodeS
 		n.Reachable = true
 		n.ClockOffset, n.ClockOut = s.clocks.own(), s.clock.out.Load()
 		n.Service, _ = s.Service()
-		n.Diverged = s.Diverged()
+		n.Diverged, n.State = s.Diverged(), s.db.Hashes().Last()
 		n.Journal = s.heard.journal.left()
 		n.Applied, n.Version, n.ReplayState = s.applied.get(), s.cfg.Self.GetVersion(), s.proofs.stateName()
 		n.Uptime, n.LastContact = s.uptime(), s.lease.known()

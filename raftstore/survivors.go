@@ -133,21 +133,22 @@ func openDisk(dir string) (d *disk, err error) {
 	if d.id, d.replayID, err = Prepare(dir); err != nil {
 		return d, err
 	}
-	if d.db, err = realm.Open(filepath.Join(dir, realmGroup, stateFile), realm.Options{}); err != nil {
-		return d, err
+	path := filepath.Join(dir, realmGroup, stateFile)
+	if d.db, err = realm.Open(path, realm.Options{}); err != nil {
+		return d, damage(path, err)
 	}
-	if d.realm, err = logstore.Open(filepath.Join(dir, realmGroup, logFile), logstore.Options{}); err != nil {
-		return d, err
-	}
-	if d.replay, err = logstore.Open(filepath.Join(dir, replayGroup, logFile), logstore.Options{}); err != nil {
-		return d, err
+	for group, log := range map[string]**logstore.Store{realmGroup: &d.realm, replayGroup: &d.replay} {
+		path := filepath.Join(dir, group, logFile)
+		if *log, err = logstore.Open(path, logstore.Options{}); err != nil {
+			return d, damage(path, err)
+		}
 	}
 	snaps, err := newFramedSnapshots(filepath.Join(dir, replayGroup), 1, newHCLogger(slog.New(slog.DiscardHandler), replayGroup, new(atomic.Bool)))
 	if err != nil {
 		return d, err
 	}
 	d.snaps = snaps
-	return d, snaps.verify()
+	return d, damage(snaps.dir, snaps.verify())
 }
 
 func (d *disk) close() error {

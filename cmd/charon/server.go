@@ -18,7 +18,7 @@ import (
 
 func newServerCommand() *cobra.Command {
 	var config, recoverFrom string
-	var waive, compact, rebuild bool
+	var waive, compact, rebuild, check bool
 	var rebuildFrom []string
 	c := &cobra.Command{
 		Use:   "server",
@@ -28,7 +28,7 @@ Before that, one charon init makes a realm, or charon join makes this host a nod
 
 SIGTERM drains: readiness goes, leadership is handed over, requests in work are finished. SIGHUP opens the audit file again.
 
-With --recover or --compact-log it works on the data directory of a stopped node, and ends. --recover makes a realm of the nodes that are left after a
+With --recover, --compact-log or --check it works on the data directory of a stopped node, and ends. --recover makes a realm of the nodes that are left after a
 majority was lost for good: charon node survivors makes the list, every survivor is given the same one, and none may run meanwhile
 (docs/cluster.md).
 
@@ -47,6 +47,8 @@ first; it stays who it is, with its log and its votes (docs/integrity.md).`,
 				return usage(cmd, "--waive-replay-epoch goes with --recover")
 			case compact:
 				return compactLogs(cmd, cfg)
+			case check:
+				return examineNode(cmd, cfg)
 			}
 			level, err := heldLevel(cmd)
 			if err != nil {
@@ -64,7 +66,8 @@ first; it stays who it is, with its log and its votes (docs/integrity.md).`,
 	c.Flags().BoolVar(&compact, "compact-log", false, "make this stopped node's log files smaller, and end")
 	c.Flags().BoolVar(&rebuild, "rebuild", false, "fetch the realm's and the replay cache's state from another node in the place of this one's, then run")
 	c.Flags().StringSliceVar(&rebuildFrom, "rebuild-from", nil, "with --rebuild: peer address (host:port) of the node to fetch from, where this one does not know any more; may be repeated")
-	c.MarkFlagsMutuallyExclusive("recover", "compact-log", "rebuild")
+	c.Flags().BoolVar(&check, "check", false, "read all files of this stopped node, as a start does, say whether they are whole, and end")
+	c.MarkFlagsMutuallyExclusive("recover", "compact-log", "rebuild", "check")
 	addHoldFlag(c)
 	return c
 }
@@ -89,6 +92,18 @@ func recoverNode(cmd *cobra.Command, cfg *node.Config, file string, waive bool) 
 		fmt.Fprintf(out, "Service tickets are given again from %s on (RFC 4120 section 3.2.3); logins at once.\n", r.TicketsFrom.UTC().Format(time.RFC3339))
 	}
 	_, err = fmt.Fprintln(out, "When every survivor is recovered by the same list, start them.")
+	return err
+}
+
+func examineNode(cmd *cobra.Command, cfg *node.Config) error {
+	found, err := node.CheckFiles(cfg)
+	if node.IsDamage(err) {
+		return coded(exitDamaged, "%v", err)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "Whole: %d principals, state at index %d with hash %v.\n", found.Principals, found.State.Index, found.State.Hash)
 	return err
 }
 

@@ -71,7 +71,7 @@ func cpu(b *testing.B) func() {
 		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 	}
 	begun := used()
-	return func() { b.ReportMetric((used() - begun).Seconds()/float64(b.N), "cpu-s/op") }
+	return func() { b.ReportMetric((used()-begun).Seconds()/float64(b.N), "cpu-s/op") }
 }
 
 // BenchmarkOpen is what a start reads of a state of a million principals: the check of every page and record, and bbolt's own opening.

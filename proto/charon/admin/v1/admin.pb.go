@@ -5573,8 +5573,11 @@ type NodeStatus struct {
 	SilentMs        int64  `protobuf:"varint,14,opt,name=silent_ms,json=silentMs,proto3" json:"silent_ms,omitempty"`                        // since the answering node last heard of it, or since it began to ask
 	FeatureLevelMax uint32 `protobuf:"varint,39,opt,name=feature_level_max,json=featureLevelMax,proto3" json:"feature_level_max,omitempty"` // that it supports; 0: unknown
 	Diverged        string `protobuf:"bytes,29,opt,name=diverged,proto3" json:"diverged,omitempty"`                                         // why its state differs from what a majority has; empty: it does not. Health is then "diverged"
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The hash of its realm state after the entry of an index: equal on all nodes that have applied it.
+	StateHash      []byte `protobuf:"bytes,30,opt,name=state_hash,json=stateHash,proto3" json:"state_hash,omitempty"`
+	StateHashIndex uint64 `protobuf:"varint,31,opt,name=state_hash_index,json=stateHashIndex,proto3" json:"state_hash_index,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
@@ -5696,6 +5699,20 @@ func (x *NodeStatus) GetDiverged() string {
 		return x.Diverged
 	}
 	return ""
+}
+
+func (x *NodeStatus) GetStateHash() []byte {
+	if x != nil {
+		return x.StateHash
+	}
+	return nil
+}
+
+func (x *NodeStatus) GetStateHashIndex() uint64 {
+	if x != nil {
+		return x.StateHashIndex
+	}
+	return 0
 }
 
 type GetStatusRequest struct {
@@ -6572,7 +6589,7 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	"\x13GetNodeStatsRequest\"s\n" +
 	"\x14GetNodeStatsResponse\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.charon.admin.v1.MetaR\x04meta\x120\n" +
-	"\x05stats\x18\x02 \x01(\v2\x1a.charon.admin.v1.NodeStatsR\x05stats\"\xa1\x03\n" +
+	"\x05stats\x18\x02 \x01(\v2\x1a.charon.admin.v1.NodeStatsR\x05stats\"\xea\x03\n" +
 	"\n" +
 	"NodeStatus\x12)\n" +
 	"\x04node\x18\x01 \x01(\v2\x15.charon.admin.v1.NodeR\x04node\x12\x12\n" +
@@ -6589,7 +6606,10 @@ const file_charon_admin_v1_admin_proto_rawDesc = "" +
 	" \x01(\x04R\ajournal\x12\x1b\n" +
 	"\tsilent_ms\x18\x0e \x01(\x03R\bsilentMs\x12*\n" +
 	"\x11feature_level_max\x18' \x01(\rR\x0ffeatureLevelMax\x12\x1a\n" +
-	"\bdiverged\x18\x1d \x01(\tR\bdiverged\"(\n" +
+	"\bdiverged\x18\x1d \x01(\tR\bdiverged\x12\x1d\n" +
+	"\n" +
+	"state_hash\x18\x1e \x01(\fR\tstateHash\x12(\n" +
+	"\x10state_hash_index\x18\x1f \x01(\x04R\x0estateHashIndex\"(\n" +
 	"\x10GetStatusRequest\x12\x14\n" +
 	"\x05brief\x18\x1f \x01(\bR\x05brief\"\xe0\x06\n" +
 	"\x11GetStatusResponse\x12)\n" +
