@@ -3,6 +3,7 @@ package raftstore
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/charon-kdc/charon/raftstore/logstore"
 	"github.com/charon-kdc/charon/raftstore/realm"
@@ -19,12 +20,20 @@ const (
 
 // stateDamage says which state, what is wrong and what to do.
 func stateDamage(path string, why error) error {
-	return fmt.Errorf("%w: %s: %w: %s", ErrStateDamaged, path, why, rebuildRemedy)
+	return fmt.Errorf("%w: %w: %s", ErrStateDamaged, naming(path, why), rebuildRemedy)
 }
 
 // logDamage likewise for what a node must not vote without: its log and its identity.
 func logDamage(path string, why error) error {
-	return fmt.Errorf("%w: %s: %w: %s", ErrBroken, path, why, replaceRemedy)
+	return fmt.Errorf("%w: %w: %s", ErrBroken, naming(path, why), replaceRemedy)
+}
+
+// naming has the path in an error, once.
+func naming(path string, why error) error {
+	if strings.Contains(why.Error(), path) {
+		return why
+	}
+	return fmt.Errorf("%s: %w", path, why)
 }
 
 // damage turns what the parts say of their files into what the operator does.

@@ -282,8 +282,13 @@ func (r *Realm) Kill(t testing.TB, i int) {
 	Eventually(t, 10*time.Second, "the killed process to go", func() bool { return !alive(pid) })
 }
 
-// Restart starts a killed node again; the child is reaped when it ends.
-func (r *Realm) Restart(t testing.TB, i int) {
+// ServerCommand is `charon server` for a node that does not run.
+func (r *Realm) ServerCommand(i int, args ...string) *exec.Cmd {
+	return exec.Command(r.bin, append([]string{"server", "--config", filepath.Join(r.Nodes[i].Dir, "charon.toml")}, args...)...)
+}
+
+// Restart starts a killed node again, with more arguments; the child is reaped when it ends.
+func (r *Realm) Restart(t testing.TB, i int, args ...string) {
 	t.Helper()
 	n := &r.Nodes[i]
 	log, err := os.OpenFile(filepath.Join(n.Dir, "restart.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -291,7 +296,7 @@ func (r *Realm) Restart(t testing.TB, i int) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(r.bin, "server", "--config", filepath.Join(n.Dir, "charon.toml"))
+	cmd := r.ServerCommand(i, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
