@@ -48,6 +48,7 @@ func (s *server) nodeFacts(now time.Time) *doctor.NodeFacts {
 	}
 	f.Service = s.serviceFacts()
 	f.Clock = s.clockFacts()
+	f.Reading = &doctor.Reading{Last: now.Add(-time.Since(s.store.Scrubbed())), Every: s.c.Raft.ScrubInterval.Duration}
 	if s.backup.schedule != nil {
 		f.Schedule = &doctor.Schedule{Dir: s.backup.schedule.Dir, Problem: s.backup.problem()}
 	}
@@ -84,7 +85,7 @@ func (s *server) clockFacts() *doctor.Clock {
 }
 
 func (s *server) clusterFacts(now time.Time, st raftstore.Status) *doctor.ClusterFacts {
-	f := &doctor.ClusterFacts{Now: now, Members: memberFacts(st), Levels: &doctor.Levels{Cluster: st.FeatureLevel}}
+	f := &doctor.ClusterFacts{Now: now, Members: memberFacts(st), States: stateFacts(st), Levels: &doctor.Levels{Cluster: st.FeatureLevel}}
 	for _, n := range st.Nodes {
 		f.Levels.Nodes = append(f.Levels.Nodes, doctor.NodeLevel{Name: n.Name, Version: n.Version, Supports: n.FeatureLevelMax})
 	}

@@ -10,8 +10,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/charon-kdc/charon/adminapi"
 	"github.com/charon-kdc/charon/kdc/kdb/masterkey"
+	"github.com/charon-kdc/charon/node/audit"
+	"github.com/charon-kdc/charon/node/doctor"
 	"github.com/charon-kdc/charon/node/wallclock"
 	"github.com/charon-kdc/charon/raftstore"
 )
@@ -100,21 +101,26 @@ func mendCA(dir string, creds *ownCert, log *slog.Logger) error {
 // strayed and disputed are told once each by the store.
 func (s *server) strayed(why string) {
 	s.metrics.diverged.Set(1)
-	s.auditState("DIVERGED", why)
+	s.auditNode(audit.NodeEvent{Status: "STATE_DIVERGED", Reason: why})
 }
 
 func (s *server) disputed(what string) {
 	if what == "" {
 		s.metrics.disputed.Set(0)
-		s.auditState("ALIKE", "the nodes' states are alike again")
+		s.auditNode(audit.NodeEvent{Status: "STATE_ALIKE"})
 		return
 	}
 	s.metrics.disputed.Set(1)
-	s.auditState("DISPUTED", what)
+	s.auditNode(audit.NodeEvent{Status: "STATE_DISPUTED", Reason: what})
 }
 
-func (s *server) auditState(code, why string) {
-	if s.audit != nil {
-		s.audit.Admin(adminapi.AuditEvent{Time: wallclock.Now(), Method: "state", Caller: "node", Target: s.creds.Name, Code: code, Reason: why})
+// stateFacts are what comparing the states has shown.
+func stateFacts(st raftstore.Status) *doctor.States {
+	out := &doctor.States{Diverged: map[string]string{}, Dispute: st.Dispute}
+	for _, n := range st.Nodes {
+		if n.Diverged != "" {
+			out.Diverged[n.Name] = n.Diverged
+		}
 	}
+	return out
 }

@@ -142,7 +142,7 @@ func (w *Writer) Admin(e adminapi.AuditEvent) { w.put(e) }
 // NodeEvent is something that happened to the node itself.
 type NodeEvent struct {
 	Time time.Time
-	// Status is its word: DEGRADED, REFUSING or HEALED for how it serves, DOUBLE_ACCEPT, JOURNAL_LOST; CLOCK_OK, CLOCK_WARN, CLOCK_ALARM, CLOCK_OUT for its clock.
+	// Status is its word: DEGRADED, REFUSING or HEALED for how it serves, DOUBLE_ACCEPT, JOURNAL_LOST; STATE_DIVERGED, STATE_DISPUTED or STATE_ALIKE for its state; CLOCK_OK, CLOCK_WARN, CLOCK_ALARM, CLOCK_OUT for its clock.
 	Status string
 	// Reason is why, in one line; for DOUBLE_ACCEPT the setting that allowed it.
 	Reason string

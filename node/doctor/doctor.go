@@ -55,6 +55,7 @@ type NodeFacts struct {
 	Clock   *Clock
 
 	Schedule *Schedule
+	Reading  *Reading
 }
 
 // ClusterFacts are what the asked node knows of all.
@@ -67,6 +68,7 @@ type ClusterFacts struct {
 	Backup  *Backup
 	// MasterKey is nil where it is not known.
 	MasterKey *MasterKey
+	States    *States
 }
 
 // Check is one entry of the table. It has one of the two functions, or none where the gathering itself finds it. No finding means that the check does not apply.
@@ -83,6 +85,7 @@ var Checks = []Check{
 	{Name: "replay.leader", Cluster: replayLeader},
 	{Name: "replay.doubles", Cluster: replayDoubles},
 	{Name: "replay.journal", Cluster: replayJournal},
+	{Name: "state.alike", Cluster: stateAlike},
 	{Name: "node.down", Cluster: nodeDown},
 	{Name: "node.lag", Cluster: nodeLag},
 	{Name: "node.promotion", Cluster: nodePromotion},
@@ -99,6 +102,7 @@ var Checks = []Check{
 	{Name: "disk.space", Node: diskSpace},
 	{Name: "disk.latency", Node: diskLatency},
 	{Name: "log.reach", Node: logReach},
+	{Name: "files.read", Node: filesRead},
 	{Name: "files.directory", Node: filesDirectory},
 	{Name: "files.master-key", Node: filesMasterKey},
 	{Name: "files.socket", Node: filesSocket},

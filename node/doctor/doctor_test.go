@@ -107,6 +107,11 @@ func TestChecks(t *testing.T) {
 		{"disk.latency", soundNode(), nil, OK, ""},
 		{"disk.latency", node(func(n *NodeFacts) { n.Logs[1].P99 = 70 * time.Millisecond }), nil, Warn, "replay log take 70 ms"},
 		{"disk.latency", node(func(n *NodeFacts) { n.Logs[0].P99 = 2 * time.Second }), nil, Fail, "realm log take 2.0 s"},
+		{"state.alike", nil, soundCluster(), OK, "alike"},
+		{"state.alike", nil, cluster(func(c *ClusterFacts) { c.States.Diverged = map[string]string{"kdc3": "realm state at index 9 differs"} }), Fail, "kdc3 serves no more"},
+		{"state.alike", nil, cluster(func(c *ClusterFacts) { c.States.Dispute = "the nodes' realm state at index 9 differs" }), Fail, "index 9"},
+		{"files.read", soundNode(), nil, OK, "ago"},
+		{"files.read", node(func(n *NodeFacts) { n.Reading.Last = now.Add(-72 * time.Hour) }), nil, Warn, "for 3 d"},
 		{"log.reach", soundNode(), nil, OK, ""},
 		{"log.reach", node(func(n *NodeFacts) { n.Logs[1].Reach, n.Logs[1].Install = time.Minute, 40*time.Second }), nil, Warn, "took 40 s, and the log reaches back 60 s"},
 		{"files.directory", soundNode(), nil, OK, ""},
@@ -194,6 +199,7 @@ func soundNode() *NodeFacts {
 		Logs:    []Log{{Group: "realm", P99: 4 * time.Millisecond, Reach: time.Hour}, {Group: "replay", P99: 3 * time.Millisecond, Reach: time.Hour, Install: time.Second}},
 		Service: &Service{Up: time.Hour, Ready: true, ReplayState: "ready", Requests: 1000, Dropped: map[string]uint64{"decode": 1}},
 		Clock:   &Clock{Others: 2, Offset: time.Millisecond},
+		Reading: &Reading{Last: now.Add(-time.Hour), Every: 24 * time.Hour},
 	}
 }
 
@@ -209,6 +215,7 @@ func soundCluster() *ClusterFacts {
 		Levels: &Levels{Cluster: 2, Nodes: []NodeLevel{level("kdc1"), level("kdc2"), level("kdc3")}},
 		Realm: &Realm{Name: "EXAMPLE.COM", Counted: true, KrbtgtAt: now.Add(-24 * time.Hour),
 			Authorities: []Cert{{Name: "ca/node", From: now.Add(-time.Hour), To: now.Add(3650 * 24 * time.Hour)}}},
+		States:    &States{},
 		MasterKey: &MasterKey{Version: 2, Holders: []Holder{{"kdc1", []uint32{1, 2}}, {"kdc2", []uint32{2}}}},
 		Backup:    &Backup{At: now.Add(-time.Hour), Verified: true, Node: "kdc1", Made: now.Add(-240 * time.Hour), Changed: true},
 	}

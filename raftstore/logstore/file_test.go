@@ -2,6 +2,7 @@ package logstore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -299,4 +300,49 @@ func TestAppendsBesideTruncation(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestScrub(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log.db")
+	s := open(t, path)
+	defer s.Close()
+	done := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for {
+			if err := s.Scrub(ctx, 1<<40); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	for i := uint64(1); i < 200; i++ {
+		fill(t, s, i, i, 1)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for at := 0; at < len(b); at += 61 {
+		if _, err := f.WriteAt([]byte{b[at] ^ 8}, int64(at)); err != nil {
+			t.Fatal(err)
+		}
+		err := s.Scrub(t.Context(), 1<<40)
+		if _, err := f.WriteAt(b[at:at+1], int64(at)); err != nil {
+			t.Fatal(err)
+		}
+		if errors.Is(err, ErrDamaged) {
+			return
+		}
+	}
+	t.Error("no flip was found")
 }
