@@ -56,7 +56,7 @@ func fill(t *testing.T, r *rand.Rand, path string, pageSize, txs, perTx int) {
 					case name == "counting":
 						key = binary.BigEndian.AppendUint64(nil, r.Uint64N(uint64(40*perTx)))
 					case r.IntN(50) == 0:
-						value = make([]byte, 3*pageSize+r.IntN(pageSize))
+						value = make([]byte, 3*pageSize+r.IntN(max(pageSize, 1)))
 					}
 					for i := range value {
 						value[i] = byte(r.Uint32())
@@ -177,7 +177,7 @@ func TestFlippedBits(t *testing.T) {
 		t.Fatal(err)
 	}
 	found, owner, harmless := 0, 0, 0
-	for n := range 3000 {
+	for n := range 1000 {
 		bit := r.IntN(8 * len(good))
 		if n%3 == 0 { // the headers, where the damage is worst
 			bit = 8*1024*r.IntN(len(good)/1024) + r.IntN(8*128)
@@ -203,8 +203,8 @@ func TestFlippedBits(t *testing.T) {
 		}
 	}
 	t.Logf("%d found in the pages, %d by the sum, %d harmless", found, owner, harmless)
-	if found < 300 || owner < 300 {
-		t.Errorf("of 3000 flips %d were found in the pages and %d by the sum", found, owner)
+	if found < 100 || owner < 100 {
+		t.Errorf("of 1000 flips %d were found in the pages and %d by the sum", found, owner)
 	}
 }
 
@@ -223,7 +223,7 @@ func TestRuinedFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	pagesOf := len(good) / 1024
-	for range 1000 {
+	for range 250 {
 		c := bytes.Clone(good)
 		switch r.IntN(4) {
 		case 0:
