@@ -315,7 +315,7 @@ func (f *file) DeleteRange(min, max uint64) error {
 		var gone [][]byte
 		c := b.Cursor()
 		k, v := c.Seek(indexKey(min))
-		for ; k != nil && len(k) == 8 && binary.BigEndian.Uint64(k) <= max; k, v = c.Next() {
+		for ; len(k) == 8 && binary.BigEndian.Uint64(k) <= max; k, v = c.Next() {
 			s.logs.Delete(kindLog, k, v)
 			s.n--
 			gone = append(gone, bytes.Clone(k))
