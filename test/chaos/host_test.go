@@ -52,7 +52,6 @@ type cluster struct {
 	hub   netip.Addr
 	hosts []*host
 	sky   *sky
-	env   []string
 	conf  string // krb5.conf through the relays
 	kit   string // what charon init printed
 
@@ -290,19 +289,6 @@ func (h *host) kill() {
 	h.signal(syscall.SIGKILL)
 	if ended != nil {
 		<-ended
-	}
-}
-
-// awaitEnd tells whether the process ends by itself within limit.
-func (h *host) awaitEnd(limit time.Duration) bool {
-	h.mu.Lock()
-	ended := h.ended
-	h.mu.Unlock()
-	select {
-	case <-ended:
-		return true
-	case <-time.After(limit):
-		return false
 	}
 }
 
