@@ -8,6 +8,8 @@ PACKAGES := krb5-user krb5-kdc krb5-admin-server openssh-server openssh-client a
             curl faketime openjdk-17-jdk-headless libkrb5-26-heimdal libgssapi3-heimdal libheimntlm0-heimdal libkadm5clnt7-heimdal libkafs0-heimdal libsl0-heimdal gcc libc6-dev \
             iproute2 strace e2fsprogs mount
 FUZZTIME ?= 30s
+SIMHOURS ?= 20
+SIMSEED  ?= 0
 CHAOSTIME ?= 10m
 CHAOSSEED ?= 0
 export CGO_ENABLED = 0
@@ -29,7 +31,7 @@ demo: ## a realm on three nodes in a minute: tickets, a replay refused, the lead
 	@$(BIN)/charon dev demo $(if $(KEEP),--keep)
 
 .PHONY: test
-test: deps check race ## all that a change must pass: installs what it needs, then check and every test with -race
+test: deps check simtest race ## all that a change must pass: installs what it needs, then check, two simulated hours, and every test with -race
 
 .PHONY: race
 race: build ## every test, with the race detector; the tests with real clients need `make deps` once
@@ -46,6 +48,14 @@ interop: build ## only the tests with real clients and real processes
 .PHONY: check
 check: ## gofmt, vet, staticcheck, layout, module allow-list, no cgo, govulncheck where its data can be had
 	@./deploy/check.sh
+
+.PHONY: sim
+sim: ## clusters under simulated faults for SIMHOURS (default 20); SIMSEED repeats a run; adds a line to test/sim/LEDGER
+	$(GO) test -count=1 -timeout 0 -parallel 2 -run '^TestSim$$' -v ./test/sim -args -span $(SIMHOURS)h -each 10m -seed $(SIMSEED) -ledger $(CURDIR)/test/sim/LEDGER
+
+.PHONY: simtest
+simtest: ## two simulated hours and at least 1,500 faults, in about two minutes
+	$(GO) test -count=1 -timeout 15m -parallel 2 -run '^TestSim$$' -v ./test/sim -args -span 130m -each 10m -faults 1500
 
 .PHONY: fuzz
 fuzz: ## every fuzz function for FUZZTIME each (default 30s)

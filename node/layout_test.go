@@ -45,7 +45,7 @@ var onlyHere = []struct {
 	users []string
 	why   string
 }{
-	{"github.com/hashicorp/raft", []string{"raftstore"}, "raftstore is the one that speaks Raft"},
+	{"github.com/hashicorp/raft", []string{"raftstore", "test/sim/disk"}, "raftstore is the one that speaks Raft; a simulated disk takes the place of its log"},
 	{"go.etcd.io/bbolt", []string{"raftstore/realm", "raftstore/logstore", "raftstore/pages"}, "files of the store have one owner each"},
 	{"github.com/jcmturner/gofork", []string{"kdc/krb5"}, "the reference codec; dormant, so it stays in one place"},
 	{"github.com/spf13/cobra", []string{"cmd"}, "flags and help are the command line's"},

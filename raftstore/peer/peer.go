@@ -84,11 +84,32 @@ var (
 	ErrOtherNode = errors.New("another node answered")
 )
 
+// dial opens a connection below TLS, in as many tries as ctx has time for. What refuses is not asked again.
 func (i *Identity) dial(ctx context.Context, addr string) (net.Conn, error) {
-	if i.Dial != nil {
-		return i.Dial(ctx, addr)
+	for {
+		once, cancel := context.WithTimeout(ctx, connectTry)
+		c, err := i.dialOnce(once, addr)
+		late := once.Err() != nil
+		cancel()
+		if err == nil || !late || ctx.Err() != nil {
+			return c, err
+		}
 	}
-	return (&net.Dialer{Control: giveUpSoon}).DialContext(ctx, "tcp", addr)
+}
+
+// connectTry is how long one try at a connection may take. A kernel sends a lost SYN again after 1, 3 and 7 s; who asks anew every second is not in the middle
+// of a long pause when a partition heals.
+const connectTry = time.Second
+
+func (i *Identity) dialOnce(ctx context.Context, addr string) (net.Conn, error) {
+	if i.Dial == nil {
+		return (&net.Dialer{Control: giveUpSoon}).DialContext(ctx, "tcp", addr)
+	}
+	c, err := i.Dial(ctx, addr)
+	if l, ok := c.(interface{ LimitUnacked(time.Duration) }); ok {
+		l.LimitUnacked(unackedMax)
+	}
+	return c, err
 }
 
 // unackedMax is how long a connection lives on while the other host acknowledges nothing.
