@@ -72,7 +72,7 @@ func prepareGroup(dir string) (peer.NodeID, error) {
 	if err := log.Close(); err != nil {
 		return id, fmt.Errorf("making an identity: %w", err)
 	}
-	if err := os.Rename(fresh, dir); err != nil {
+	if err := errors.Join(syncDir(fresh), os.Rename(fresh, dir)); err != nil {
 		return id, fmt.Errorf("making an identity: %w", err)
 	}
 	return id, syncDir(filepath.Dir(dir))

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -174,12 +175,17 @@ func prepare(b *bbolt.DB, path string, opts Options) (*state, error) {
 		return st, err
 	}
 	st = newState()
-	return st, opts.update(b, path, false, func(tx *bbolt.Tx) error {
+	err = opts.update(b, path, false, func(tx *bbolt.Tx) error {
 		if err := createBuckets(tx); err != nil {
 			return err
 		}
 		return st.write(tx)
 	})
+	if err != nil || opts.NoSync {
+		return st, err
+	}
+	// The name of the new file, too: a power cut may take it away for as long as nobody flushes the directory.
+	return st, opts.syncPath(filepath.Dir(path))
 }
 
 // Close waits for readers and open snapshots, then closes the file.

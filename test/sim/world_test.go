@@ -170,8 +170,8 @@ func (w *world) violation(kind, format string, args ...any) {
 		fmt.Fprintf(&schedule, "  %10.3fs %s\n", e.at.Seconds(), e.text)
 	}
 	w.mu.Unlock()
-	w.rep.violation(kind)
 	if first {
+		w.rep.violation(kind)
 		w.t.Errorf("violation of %s, seed %d, profile %s: %s\nwhat happened before:\n%s", kind, w.seed, w.prof.name, text, schedule.String())
 	}
 }
