@@ -55,7 +55,7 @@ sim: ## clusters under simulated faults for SIMHOURS (default 20); SIMSEED repea
 
 .PHONY: simtest
 simtest: ## two simulated hours and at least 1,500 faults, in about two minutes
-	$(GO) test -count=1 -timeout 15m -parallel 2 -run '^TestSim$$' -v ./test/sim -args -span 130m -each 10m -faults 1500
+	$(GO) test -count=1 -timeout 15m -parallel 2 -run '^TestSim$$' -v ./test/sim -args -span 124m -each 10m -faults 1500
 
 .PHONY: fuzz
 fuzz: ## every fuzz function for FUZZTIME each (default 30s)
